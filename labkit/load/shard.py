@@ -11,6 +11,7 @@ A new target (``epoch``) holds for requests that start after it; those under way
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from labkit.measure.records import REQUESTS
 from labkit.spec import Workload
 
 PROGRESS_HZ: Final = 4.0
+_SETTLE_TICKS: Final = 2  # parse at every second tick, write what was parsed at the others
 _AHEAD: Final = 256  # requests built before they are to be sent
 _IDLE_NS: Final = 5_000_000  # an open loop builds ahead while its next send is further away than this
 _FAST_FAILURE_S: Final = 0.010
@@ -347,17 +349,22 @@ class Shard:
                 await asyncio.sleep(0)
 
     async def _tick(self) -> None:
-        while True:
+        for tick in itertools.count():
             await asyncio.sleep(1 / PROGRESS_HZ)
-            try:
-                self._flush()
-            except LabError as error:
-                self._failure = self._failure or error
-                self.stop()
-            for client in self._clients.values():
-                client.settle()
+            if tick % _SETTLE_TICKS == 0:
+                for client in self._clients.values():
+                    client.settle()
+            else:
+                self._try_flush()
             if (run := self._running) is not None:
                 self._say({"said": "progress", **asdict(self._progress(run))})
+
+    def _try_flush(self) -> None:
+        try:
+            self._flush()
+        except LabError as error:
+            self._failure = self._failure or error
+            self.stop()
 
     def _progress(self, run: _Measurement) -> Progress:
         ended = sum(run.counts.values())
