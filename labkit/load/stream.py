@@ -8,6 +8,7 @@ goes through the incremental parsers. Both ways give the same rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import repeat
 from typing import Final
 
@@ -165,11 +166,10 @@ class Stream:
         """What is done for each token. ``t_ns`` holds the instant of each event."""
         if self.done:
             return
-        if self.server_id is None:
-            self.server_id = next((str(event.id)[:REASON_KEPT] for event in events if event.id is not None), None)
         counted = self.count.usual(events) if len(events) > 1 else None
         if counted is not None:
             tokens, texts = counted
+            self._name(events[: len(tokens)])
             self._log.extend(self._request, t_ns[: len(tokens)], tokens, list(map(bool, texts)))
             if self.pieces is not None:
                 self.pieces += texts
@@ -183,10 +183,15 @@ class Stream:
                     self.pieces.append(text)
             elif event.usage is not None:
                 self.count.usage(event.usage)
+            self._name((event,))
             if event.error is not None:
                 self.failure = msgspec.json.encode(event.error).decode()
                 self.finish(at)
                 break
+
+    def _name(self, events: Sequence[Event]) -> None:
+        if self.server_id is None:
+            self.server_id = next((str(event.id)[:REASON_KEPT] for event in events if event.id is not None), None)
 
 
 def whole_events(reads: list[bytes]) -> tuple[list[Event], list[int] | None] | None:
