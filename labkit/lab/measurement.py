@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from labkit.errors import LoadError
-from labkit.lab.load_agent import LoadRun
+from labkit.lab.load_fleet import FleetRun
 from labkit.load.progress import LoadResult, Progress
 from labkit.measure.metrics import Summary, of_measurement, summarise
 from labkit.measure.records import Records, Window
@@ -77,7 +77,7 @@ class RunningLoad:
         result: the measurement; ``None`` while it runs.
     """
 
-    def __init__(self, lab: Followed, load: LoadRun, side: str, repeat: int, epoch: int) -> None:
+    def __init__(self, lab: Followed, load: FleetRun, side: str, repeat: int, epoch: int) -> None:
         self.side, self.repeat, self.epoch = side, repeat, epoch
         self.measurement = load.measurement
         self.result: Measurement | None = None

@@ -131,10 +131,12 @@ class Shard:
         if old >= 0 and old != epoch and not self._in_flight[old]:
             self._drained(old)
 
-    async def run(self, measurement: int, workload: Workload, *, first_request: int, shards: int = 1) -> LoadResult:
+    async def run(
+        self, measurement: int, workload: Workload, *, first_request: int, shards: int = 1, start_ns: int | None = None
+    ) -> LoadResult:
         """Drive the workload and follow every request to its end, each for ``workload.timeout_s`` at most.
 
-        When it returns, every row has been flushed by the sinks.
+        Begins at ``start_ns``, so that shards can begin together, or at once. When it returns, every row has been flushed.
 
         Raises:
             LoadError: no target was set, or a measurement is running.
@@ -147,7 +149,7 @@ class Shard:
         self._failure = None
         self._builder = Requests(self._target, workload)
         ready = self._build_ahead(workload, shards) if not workload.is_open_loop else deque()
-        start_ns = self._clock()
+        start_ns = self._clock() if start_ns is None else start_ns
         measure_ns = start_ns + int(workload.warmup_s * 1e9)
         until_ns = measure_ns + int(workload.duration_s * 1e9) if workload.duration_s is not None else None
         run = _Measurement(measurement, workload, first_request, shards, start_ns, measure_ns, until_ns)
@@ -155,6 +157,7 @@ class Shard:
         cpu_s = time.process_time()
         ticker = asyncio.ensure_future(self._tick())
         try:
+            await self._until(start_ns)
             await (self._open_loop(run) if workload.is_open_loop else self._closed_loop(run, ready))
             while self._live:
                 await asyncio.wait(list(self._live))
