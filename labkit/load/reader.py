@@ -30,7 +30,6 @@ _PAUSE_S: Final = 0.001
 _BUSY_HZ: Final = 2000
 _JUDGE_NS: Final = 20_000_000  # over so long the rate is counted
 _STEP_NS: Final = 1_000_000  # the wall clock was set, not disciplined
-_APART_NS: Final = 20_000  # two looks at a clock further apart than this were interrupted
 
 
 class Receiver(Protocol):
@@ -93,6 +92,7 @@ class Reader:
         self._epoll = select.epoll()
         self._open: dict[int, Connection] = {}
         self._offset_ns: int | None = None
+        self._offset_width_ns = 0
         self._since_ns, self._reads = perf_counter_ns(), 0
         self._pause: asyncio.TimerHandle | None = None
         self._loop.add_reader(self._epoll.fileno(), self._ready)
@@ -195,15 +195,15 @@ class Reader:
                 receiver.taken()
 
     def _to_monotonic(self) -> int | None:
-        """What to add to a wall-clock instant; ``None`` where the clock was set since the last look."""
-        for _ in range(3):
-            before = perf_counter_ns()
-            wall = time_ns()
-            after = perf_counter_ns()
-            if after - before < _APART_NS:
-                break
-        else:
-            return self._offset_ns
-        offset, last = (before + after) // 2 - wall, self._offset_ns
-        self._offset_ns = offset
-        return offset if last is None or abs(offset - last) < _STEP_NS else None
+        """What to add to a wall-clock instant; ``None`` where the clock was set since the last look.
+
+        Of all looks since then the one that took least is the most exact.
+        """
+        before = perf_counter_ns()
+        wall = time_ns()
+        width = perf_counter_ns() - before
+        offset, last = before + width // 2 - wall, self._offset_ns
+        moved = 0 if last is None else abs(offset - last)
+        if last is None or width <= self._offset_width_ns or moved > width + self._offset_width_ns:
+            self._offset_ns, self._offset_width_ns = offset, width
+        return self._offset_ns if moved < _STEP_NS + width else None

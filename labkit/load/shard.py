@@ -227,11 +227,7 @@ class Shard:
             await self._until(run.until_ns)
 
     async def _closed_loop(self, run: _Measurement, ready: deque[tuple[LoadPhase, int, bytes]]) -> None:
-        concurrency = run.workload.concurrency
-        assert concurrency is not None
-        mine = self._shard_of(run)
-        slots = concurrency // run.shards + (mine < concurrency % run.shards)
-        await asyncio.gather(*(self._slot(run, ready) for _ in range(slots)))
+        await asyncio.gather(*(self._slot(run, ready) for _ in self._slots(run)))
 
     async def _slot(self, run: _Measurement, ready: deque[tuple[LoadPhase, int, bytes]]) -> None:
         scheduled_ns = run.start_ns
@@ -248,9 +244,13 @@ class Shard:
             scheduled_ns = self._clock()
 
     def _take(self, run: _Measurement, now_ns: int) -> tuple[LoadPhase, int] | None:
-        """The next request of a closed loop by phase and index, or ``None`` at the end."""
+        """The next request of a closed loop by phase and index, or ``None`` at the end.
+
+        A shard's part of the requests is that of its slots: request i belongs to slot ``i mod concurrency``.
+        """
         phase: LoadPhase = "warmup" if now_ns < run.measure_ns else "measure"
-        index = run.taken[phase] * run.shards + self._shard_of(run)
+        slots = self._slots(run)
+        index = run.taken[phase] // len(slots) * (run.workload.concurrency or 0) + slots[run.taken[phase] % len(slots)]
         most = self._builder.schedule.count(phase)
         over = run.until_ns is not None and now_ns >= run.until_ns
         if self._stopping.is_set() or over or (most is not None and index >= most):
@@ -402,6 +402,10 @@ class Shard:
         else:
             last = end_ns if (schedule.count("measure") or 0) <= (work.concurrency or 0) else run.last_send_ns
         return max(min(last, end_ns) if self._stopping.is_set() else last, run.measure_ns)
+
+    def _slots(self, run: _Measurement) -> range:
+        """The slots of a closed loop that are this shard's."""
+        return range(self._shard_of(run), run.workload.concurrency or 0, run.shards)
 
     def _shard_of(self, run: _Measurement) -> int:
         return self._shard % run.shards

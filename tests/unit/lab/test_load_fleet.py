@@ -58,6 +58,15 @@ def test_slots_of_a_closed_loop_are_shared_out(server, fleet, tmp_path):
     assert sorted(first) == [0, 0, 0, 1, 1, 2, 2]
 
 
+@pytest.mark.parametrize("concurrency", [1, 2, 4])
+def test_every_request_of_a_closed_loop_is_sent_by_the_shard_of_its_slot(server, fleet, tmp_path, concurrency):
+    fleet.target(0, server.url, "plain?ttft=1&itl=0", vocab=4096)
+    assert fleet.run(0, Workload(isl=8, osl=2, concurrency=concurrency, requests=11)).wait(30).counts == {"ok": 11}
+    rows = read_table(tmp_path, "requests").sort_by("index").to_pylist()
+    assert [row["index"] for row in rows] == list(range(11))
+    assert [row["shard"] for row in rows] == [index % concurrency % 3 for index in range(11)]
+
+
 def test_a_stop_reaches_every_shard(server, fleet):
     fleet.target(0, server.url, "plain?ttft=5&itl=5", vocab=4096)
     run = fleet.run(0, Workload(isl=8, osl=400, concurrency=6, duration_s=600.0))
