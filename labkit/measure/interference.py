@@ -115,7 +115,7 @@ def estimate(found: Sequence[Exposure], scope: Scope, source: Source, reason: st
     ±1.2 % on average for gaps of σ 0.5, for stalls of 1 % at any time, and for busy moments with larger batches; +2 % where
     the pace comes and goes; −7 % where 1 % of the steps stall (20 times as long) and prefills that had to wait follow. Where
     prefills make steps 1.3 to 19 times as long R is within 1 %, 4 % too high where the pace comes and goes, and 8 % too low
-    with such stalls. The 95 % interval holds the truth in 92 to 99 % of the windows, also there.
+    with such stalls. The 95 % interval holds the truth in 91 to 99 % of the windows, also there.
 
     Args:
         found: workers or deployments, at least one gap each.
