@@ -7,11 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from labkit.cli.table import Footnotes, add_results, console, grid, local_time, number, print_json, short, short_time, size
+from labkit.cli.table import (
+    MISSING,
+    Footnotes,
+    add_results,
+    console,
+    grid,
+    local_time,
+    number,
+    print_json,
+    short,
+    short_time,
+    size,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from labkit.measure.interference import Interference
     from labkit.measure.metrics import Summary
     from labkit.store.run import Run
 
@@ -69,7 +82,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from labkit.cli.view import as_json, comparison_of, recorded, windows_of
+    from labkit.cli.view import as_json, comparison_of, interference_of, recorded, windows_of
     from labkit.experiments import verdict
     from labkit.store.run import open_run
 
@@ -89,6 +102,9 @@ def _show(args: argparse.Namespace) -> int:
         out.print(f"\nno measurement yet: {records.requests.num_rows} requests, {records.samples.num_rows} samples recorded")
     if said is not None:
         out.print(f"\n{said}", markup=False)
+    elif records.windows:
+        lines = [*interference_of(records), *([f"no verdict: {why}"] if why else [])]
+        out.print("\n" + "\n".join(lines), markup=False)
     elif why:
         out.print(f"\nno verdict: {why}", markup=False)
     _print_files(out, run)
@@ -156,7 +172,7 @@ def _print_windows(out: Console, rows: list[dict[str, Any]], said: Sequence[str]
     notes = Footnotes()
     units = list(dict.fromkeys(row["window"].accelerator for row in rows))
     per = f"/{units[0]}" if len(units) == 1 else "/unit"
-    heads = ("side", "#", "n", "failed", "TTFT ms", "TPOT ms", "ITL ms", "tok/s", per, "good/s", "stalled")
+    heads = ("side", "#", "n", "failed", "TTFT ms", "TPOT ms", "ITL ms", "tok/s", per, "good/s", "stalled", "interf.")
     table = grid(*heads, left=("side",))
     for row in rows:
         window, summary = row["window"], row["summary"]
@@ -167,10 +183,14 @@ def _print_windows(out: Console, rows: list[dict[str, Any]], said: Sequence[str]
             *(_pair(summary, key, notes) for key in _LATENCIES),
             *(_cell(summary, key, notes) for key in ("output_tok_s", "output_tok_s_per_gpu", "goodput_request_s")),
             _percent(summary, notes),
+            _interference(row["interference"]["worker"], notes),
         )
     out.print(table)
-    explained = "latencies: p50/p99; good/s: requests per second that meet the SLO; stalled: requests with a gap > 100 ms"
-    out.print(f"[dim]{explained}[/]")
+    for explained in (
+        "latencies: p50/p99; good/s: requests per second that meet the SLO; stalled: requests with a gap > 100 ms",
+        "interf.: how much longer a gap between tokens is while its worker prefills another request",
+    ):
+        out.print(f"[dim]{explained}[/]")
     for line in notes.lines():
         out.print(f"[dim]{escape(line)}[/]")
     for text, sides in _marks(rows).items():
@@ -203,6 +223,10 @@ def _cell(summary: Summary, key: str, notes: Footnotes, scale: float = 1.0) -> s
 def _percent(summary: Summary, notes: Footnotes) -> str:
     value = summary["stalled_fraction"]
     return f"{value:.0%}" if value is not None else _cell(summary, "stalled_fraction", notes)
+
+
+def _interference(found: Interference, notes: Footnotes) -> str:
+    return f"{found.value:+.0%}" if found.value is not None else notes.mark(MISSING, found.reason)
 
 
 def _print_files(out: Console, run: Run) -> None:

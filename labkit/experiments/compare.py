@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from labkit.errors import ComparisonError, UnknownMetric
 from labkit.experiments.conditions import Conditions, conditions
 from labkit.experiments.quantities import QUANTITIES, Measured, Quantity, measure
+from labkit.measure.interference import Interference, Scope, interference
 from labkit.measure.records import Records, Window
 from labkit.measure.statistics import Interval, bootstrap_ratio
 from labkit.measure.timing import ints
@@ -65,6 +66,7 @@ class Comparison:
         marks: per side label, the marks of its windows, each kind once.
         equal_hardware: whether both sides held as many accelerators.
         notes: what else a reader must know.
+        interference: per side label, what prefills on the same worker, and anywhere, do to the gaps between tokens.
     """
 
     side_a: str
@@ -78,6 +80,7 @@ class Comparison:
     marks: Mapping[str, tuple[Mark, ...]] = field(default_factory=dict)
     equal_hardware: bool = True
     notes: tuple[str, ...] = ()
+    interference: Mapping[str, Mapping[Scope, Interference]] = field(default_factory=dict)
 
     def row(self, key: str) -> Row:
         """The row of a quantity; UnknownMetric names those that there are."""
@@ -187,6 +190,7 @@ def _compare(
         marks={label: _marks(side, about.dummy_weights) for label, side in zip(labels, (paired_a, paired_b), strict=True)},
         equal_hardware=equal,
         notes=tuple(dict.fromkeys(said)),
+        interference={label: interference(side, seed=seed) for label, side in zip(labels, (paired_a, paired_b), strict=True)},
     )
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 from labkit.errors import LoadError
 from labkit.lab.load_fleet import FleetRun
 from labkit.load.progress import LoadResult, Progress
+from labkit.measure.interference import Interference, Scope, interference
 from labkit.measure.metrics import Summary, of_measurement, summarise
 from labkit.measure.records import Records, Window
 from labkit.spec import Slo
@@ -42,6 +43,14 @@ class Measurement:
     def summary(self) -> Summary:
         """Every metric of the window by name; ``None`` with a reason where it is undefined."""
         return summarise(self.run.records(), self.window, slo=self.slo)
+
+    @property
+    def interference(self) -> dict[Scope, Interference]:
+        """How much prefills on the same ``worker``, or anywhere in the ``deployment``, lengthen the gaps between tokens.
+
+        The workers' spans, which say when each prefill ran, come up to a second after the last request has ended.
+        """
+        return interference([(self.run.records(), self.window)])
 
     @property
     def failed(self) -> int:
