@@ -49,7 +49,7 @@ def test_disaggregated_says_what_aggregated_says_and_moves_the_kv_cache(aggregat
 
 def test_resplit_under_load_loses_no_request_and_proves_every_role(aggregated: Lab) -> None:
     epochs = []
-    with aggregated.load(Workload(isl=256, osl=16, rate=1.2, duration_s=12.0)) as load:
+    with aggregated.load(Workload(isl=256, osl=16, rate=1.2, duration_s=25.0)) as load:
         until(lambda: load.progress and load.progress.done >= 2, "the first answers", 60.0)
         for split in ("1P1D", "2A"):
             done = aggregated.resplit(split)
