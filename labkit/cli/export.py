@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from labkit.store.run import Run
 
 _JSON: Final = "json"
+_DATE: Final = "%Y%m%d-%H%M%S"
 #: Of a window that was cut off before its workload was noted.
 _UNKNOWN_WORK: Final = {"api": "completions", "rate": None, "concurrency": None, "arrivals": "poisson", "burstiness": 1.0}
 
@@ -80,22 +81,34 @@ def _draw(run: Run, records: Records, folder: Path, formats: list[str]) -> list[
 
 def _save(run: Run, records: Records, folder: Path) -> list[Path]:
     from labkit.errors import StoreError
+    from labkit.measure.records import UNRECORDED
     from labkit.store.vllm_bench import to_vllm_bench
 
     model = run.manifest.get("model") or {}
     name = str(model.get("source") or model.get("name") or "unknown") if isinstance(model, dict) else str(model)
-    date = datetime.fromisoformat(str(run.manifest["started"])).astimezone().strftime("%Y%m%d-%H%M%S")
+    source = run.manifest.get("source") or {}
     written = []
     for known in records.windows:
-        window = replace(known, workload={**_UNKNOWN_WORK, **known.workload})
+        recorded = {name: value for name, value in known.workload.items() if value != UNRECORDED}
+        window = replace(known, workload={**_UNKNOWN_WORK, **recorded})
         side = re.sub(r"[^\w.+@-]", "_", window.side)
+        saved = to_vllm_bench(records, window, model=name, date=_date(run), tokenizer=source.get("tokenizer"))
         path = folder / f"vllm-bench-{window.measurement}-{side}-{window.repeat + 1}.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(to_vllm_bench(records, window, model=name, date=date)), encoding="utf-8")
+            path.write_text(json.dumps(saved), encoding="utf-8")
         except OSError as error:
             raise StoreError(
                 f"cannot write {path}: {error.strerror or error}", remedy="free space there, or choose another folder"
             ) from error
         written.append(path)
     return written
+
+
+def _date(run: Run) -> str:
+    """When it was measured, as vLLM writes it: of an imported run what its file says."""
+    date = str((run.manifest.get("source") or {}).get("date") or run.manifest["started"])
+    try:
+        return datetime.fromisoformat(date).astimezone().strftime(_DATE)
+    except ValueError:
+        return date

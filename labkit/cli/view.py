@@ -15,7 +15,7 @@ from labkit.errors import LabError
 from labkit.measure.metrics import Summary, summarise
 from labkit.measure.records import Records, Window
 from labkit.measure.timing import floats
-from labkit.measure.validity import Mark, dummy_weights, marks
+from labkit.measure.validity import Mark, dummy_weights, imported, marks
 from labkit.spec import Slo, Topology
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def comparison_of(run: Run, records: Records) -> tuple[Comparison | None, str]:
 def windows_of(run: Run, records: Records, partial: frozenset[int]) -> list[dict[str, Any]]:
     """Per measurement: window, summary, marks and outcomes."""
     slo, dummy = slo_of(run), dummy_weights(run.manifest)
+    foreign = imported(run.manifest)
     open_end = Mark("failures", UNDER_WAY if run.status == "running" else CUT_OFF)
     rows = []
     for window in records.windows:
@@ -82,7 +83,7 @@ def windows_of(run: Run, records: Records, partial: frozenset[int]) -> list[dict
             {
                 "window": window,
                 "summary": summary,
-                "marks": [*([open_end] if window.measurement in partial else []), *found],
+                "marks": [*([open_end] if window.measurement in partial else []), *found, *([foreign] if foreign else [])],
                 "partial": window.measurement in partial,
                 "outcomes": dict(Counter(mine["outcome"].to_pylist()).most_common()),
             }
