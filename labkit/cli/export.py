@@ -1,4 +1,4 @@
-"""``labkit export``: a run's figures, and its measurements in the format of ``vllm bench serve``."""
+"""``labkit export``: a run's figures, its measurements in the format of ``vllm bench serve``, and its rows as tidy tables."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ _UNKNOWN_WORK: Final = {"api": "completions", "rate": None, "concurrency": None,
 
 def add_parser(subparsers: Any) -> None:
     """Add the command to ``labkit``."""
-    parser = subparsers.add_parser("export", help="a run's figures as files, its measurements as JSON")
+    parser = subparsers.add_parser("export", help="a run's figures as files, its measurements as JSON or tables")
     parser.add_argument("run", metavar="RUN", help="an id, the beginning of one, a path, or latest")
     parser.add_argument(
         "--format", default="png", metavar="LIST", dest="formats",
-        help="of png, svg, pdf, html, separated by commas; json: measurements as `vllm bench serve` saves them (default: png)",
+        help="of png, svg, pdf, html, separated by commas; json: measurements as `vllm bench serve` saves them; csv, parquet: "
+        "tables with a row a request and a row a chunk (default: png)",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (default: figures/ in the run's folder)")
     add_results(parser)
@@ -42,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
     """
     from labkit.cli.view import recorded
     from labkit.errors import StoreError
+    from labkit.figures.draw import FORMATS
     from labkit.store.run import open_run
+    from labkit.store.tidy import KINDS, write_tidy
 
     formats = _formats(args.formats)
     run = open_run(args.run, args.results)
@@ -50,10 +53,11 @@ def run(args: argparse.Namespace) -> int:
     if not records.windows:
         raise StoreError(f"run {run.id} has no measurement to export", remedy="`labkit show` tells what it recorded")
     folder: Path = args.out or run.path / "figures"
-    drawn = [kind for kind in formats if kind != _JSON]
+    drawn = [kind for kind in formats if kind in FORMATS]
     for path in [
         *(_draw(run, records, folder, drawn) if drawn else []),
         *(_save(run, records, folder) if _JSON in formats else []),
+        *(path for kind in KINDS if kind in formats for path in write_tidy(records, run.id, folder, kind)),
     ]:
         print(short(path))
     return 0
@@ -62,8 +66,9 @@ def run(args: argparse.Namespace) -> int:
 def _formats(text: str) -> list[str]:
     from labkit.errors import SpecError
     from labkit.figures.draw import FORMATS
+    from labkit.store.tidy import KINDS
 
-    known = (*FORMATS, _JSON)
+    known = (*FORMATS, _JSON, *KINDS)
     formats = [part.strip().lower() for part in text.split(",") if part.strip()]
     for kind in formats or [text]:
         if kind not in known:
