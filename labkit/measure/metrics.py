@@ -43,6 +43,7 @@ __all__ = [
     "itl_s",
     "of_measurement",
     "request_metrics",
+    "slo_lacks",
     "summarise",
 ]
 
@@ -227,17 +228,18 @@ def _goodput(sheet: _Sheet, requests: RequestMetrics, window: Window, slo: Slo |
     good, unknown = good_requests(measured, slo, open_loop=is_open_loop(window))
     if unknown.any():
         for name in names:
-            sheet.put(name, None, f"{int(unknown.sum())} requests lack what the SLO needs: {_lacking(measured, window, slo)}")
+            sheet.put(name, None, f"{int(unknown.sum())} requests lack what the SLO needs: {slo_lacks(measured, window, slo)}")
         return
     sheet.put(names[0], _rate(int(good.sum()), window.length_s), "the window has no length")
     sheet.put(names[1], float(good.mean()))
 
 
-def _lacking(measured: RequestMetrics, window: Window, slo: Slo) -> str:
+def slo_lacks(measured: RequestMetrics, window: Window, slo: Slo) -> str:
+    """What was not recorded that an SLO is about, where ``good_requests`` cannot tell."""
     unscheduled = np.isfinite(measured.ttft_s) & np.isnan(measured.ttft_from_schedule_s)
     if slo.ttft_s is not None and is_open_loop(window) and unscheduled.any():
         return _UNSCHEDULED
-    return "the server does not count tokens"
+    return "the server does not say how many tokens a chunk holds"
 
 
 def _kv_transfer(sheet: _Sheet, records: Records, window: Window) -> None:

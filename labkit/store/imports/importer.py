@@ -154,6 +154,6 @@ def _write(run: Run, found: Imported, windows: list[Window]) -> None:
     for window in windows:
         run.add_window(window)
     # This process knows nothing of the machine and the moment of the measurement.
-    labkit = run.manifest["versions"]["labkit"]
-    run.update(clock=dict(found.clock), git=None, versions={"labkit": labkit})
+    source = {**run.manifest["source"], "imported_by": f"labkit {run.manifest['versions']['labkit']}"}
+    run.update(clock=dict(found.clock), git=None, versions={}, source=source)
     run.finish()
