@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
 _STYLES = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "unreadable": "red"}
 _LATENCIES = ("ttft", "tpot", "itl")
+#: Of the figures that other tools report.
+_REPORTED = (
+    "median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "p99_tpot_ms", "median_itl_ms", "p99_itl_ms", "output_throughput",
+    "time_to_first_token_p50_ms", "time_to_first_token_p99_ms", "inter_token_latency_p50_ms", "inter_chunk_latency_p99_ms",
+    "output_token_throughput_avg_tokens_per_sec",
+)  # fmt: skip
 
 
 def add_parser(subparsers: Any) -> None:
@@ -150,9 +156,23 @@ def _essentials(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "splits", ", ".join(splits) + (" (verified by counters)" if proven else "")
     if manifest.get("seed") is not None:
         yield "seed", str(manifest["seed"])
+    yield from _source(manifest.get("source"))
     git = manifest.get("git")
     if isinstance(git, Mapping):
         yield "git", f"{str(git.get('commit'))[:12]}{' with changes' if git.get('dirty') else ''}"
+
+
+def _source(source: Any) -> Iterator[tuple[str, str]]:
+    """Of an imported run: which tool wrote which files, and what it says itself, by its own definitions."""
+    if not isinstance(source, Mapping):
+        return
+    files = ", ".join(f"{file['name']} (sha256 {file['sha256'][:12]})" for file in source.get("files") or ())
+    tool = " ".join(str(source[key]) for key in ("tool", "version") if source.get(key))
+    yield "source", ", ".join(str(part) for part in (tool, source.get("date"), files) if part)
+    reported = source.get("reported") or []
+    shown = [(name, reported[0][name]) for name in _REPORTED if name in reported[0]] if len(reported) == 1 else []
+    if shown:
+        yield "reported", ", ".join(f"{name} {number(value)}" for name, value in shown)
 
 
 def _workload(data: Mapping[str, Any]) -> str:
