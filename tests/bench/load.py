@@ -40,6 +40,7 @@ ISL, OSL, MODEL, VOCAB = 64, 100, "mock", 4096
 SERVER_CORE, CLIENT_CORE = 0, 1
 PEERS = {"guidellm": "guidellm==0.8.1", "aiperf": "aiperf==0.13.0"}
 MILLION = 1_000_000
+ENGLISH = HERE.parents[1] / "labkit/serve/shapes/tokenizer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def argv_of(name: str, program: str, url: str, folder: Path, tokenizer: Path, st
     if name == "guidellm":
         text = f"run --backend kind=openai_http,target={url},model={MODEL},request_format=/v1/completions "
         text += f"--profile kind=concurrent,streams={streams} --constraint kind=max_requests,count={requests} "
-        text += f"--data kind=synthetic_text,prompt_tokens={ISL},output_tokens={osl} --tokenizer kind=hf_auto,model={tokenizer} "
+        text += f"--data kind=synthetic_text,prompt_tokens={ISL},output_tokens={osl} --tokenizer kind=hf_auto,model={ENGLISH} "
         text += f"--output kind=json,path={folder}/result.json --disable-console"
     else:
         text = f"profile --model {MODEL} --url {url} --endpoint-type completions --streaming --concurrency {streams} "
@@ -248,7 +249,10 @@ def find_peers(folder: Path, vllm: str | None, install: bool) -> dict[str, str |
 
 
 def make_tokenizer(folder: Path) -> Path:
-    """A word-level tokenizer of 4,096 words, which every peer can load from a folder."""
+    """A word-level tokenizer of 4,096 words, the mock server's, which a peer can load from a folder.
+
+    GuideLLM makes its prompts of English text, of which such a tokenizer knows nothing; it gets the bundled shapes' own.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     vocab = {f"w{number}": number for number in range(VOCAB - 2)} | {"<unk>": VOCAB - 2, "</s>": VOCAB - 1}
