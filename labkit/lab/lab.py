@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -286,14 +286,16 @@ class Lab:
         with ExitStack() as parts:  # an error or Ctrl-C in one does not keep the next from ending
             for part in (self.deployment, self._telemetry, self._load):
                 parts.callback(part.close)
-        self.run.write_summary(self._summaries())
         if error is None:
+            self.run.write_summary(self._summaries())
             self.run.finish()
-        else:
-            interrupted = isinstance(error, KeyboardInterrupt)
+            return
+        interrupted = isinstance(error, KeyboardInterrupt)
+        with suppress(StoreError):  # a full disk, say, has been told by the first error
+            self.run.write_summary(self._summaries())
             self.run.finish("interrupted" if interrupted else "failed", reason="interrupted" if interrupted else str(error))
-            if interrupted:
-                self.progress(f"interrupted; what was recorded is in {self.run.path}")
+        if interrupted:
+            self.progress(f"interrupted; what was recorded is in {self.run.path}")
 
     def __enter__(self) -> Self:
         return self

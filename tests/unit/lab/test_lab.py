@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import ClassVar
 import pytest
 
 import labkit.lab.lab as lab_module
-from labkit.errors import LabError, LaunchError, MissingEngine, ResplitError, SpecError, StoreError
+from labkit.errors import LabError, LaunchError, LoadError, MissingEngine, ResplitError, SpecError, StoreError
 from labkit.lab.lab import ENGINES, Lab
 from labkit.serve.engines.base import EngineOptions
 from labkit.serve.ports import free_ports
@@ -261,6 +262,21 @@ def test_a_disk_that_is_full_at_the_start_leaves_no_half_run(open_lab: OpenLab, 
     with pytest.raises(StoreError, match="No space left"):
         open_lab()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_is_told_once_and_the_run_opens(open_lab: OpenLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object, **__: object) -> None:
+        raise StoreError("cannot write summary.json: No space left on device", remedy="free some disk space")
+
+    def measure(lab: Lab) -> None:
+        monkeypatch.setattr(lab.run, "write_summary", full)
+        with lab.load(ENDLESS) as load:
+            until(lambda: load.progress is not None and load.progress.done >= 20, "the first answers")
+            resource.prlimit(lab._load.agents[0].pid, resource.RLIMIT_FSIZE, (12_000, 12_000))
+
+    with pytest.raises(LoadError, match=r"requests-shard0\.arrows"), open_lab() as lab:
+        measure(lab)
+    assert open_run(only_run(tmp_path)).records().requests.num_rows >= 20
 
 
 @pytest.mark.usefixtures("light")
