@@ -60,6 +60,7 @@ class Agent:
 
     missing: ClassVar[dict[str, str]] = {}
     otlp_endpoint = None
+    shard, pid = 0, os.getpid()
 
     @classmethod
     def start(cls, *_: object, **__: object) -> Agent:
