@@ -44,7 +44,7 @@ class Keeper:
 
     def keep(self, load: RunningLoad, result: LoadResult) -> Measurement:
         self.kept.append(result)
-        run: Any = SimpleNamespace(records=lambda: records([steady(0)]))
+        run: Any = SimpleNamespace(records=lambda: records([steady(0)]), manifest={})
         return Measurement(run, window(measurement=load.measurement), None, result.counts, result.stopped)
 
 
@@ -122,7 +122,7 @@ def test_before_the_first_progress_it_is_starting():
 
 
 def measured(rows: list[dict[str, Any]], *, stopped: bool = False, slo: Slo | None = None) -> Measurement:
-    run: Any = SimpleNamespace(records=lambda: records(rows))
+    run: Any = SimpleNamespace(records=lambda: records(rows), manifest={})
     outcomes = [row["outcome"] for row in rows]
     counts = {outcome: outcomes.count(outcome) for outcome in outcomes}
     return Measurement(run, window(), slo, counts, stopped)
@@ -134,7 +134,8 @@ def test_a_measurement_reads_as_a_table():
     assert text[0] == "2A (measurement 0, 10 s)"
     assert text[1] == "  TTFT     p50 100.0 ms, p99 – ms"
     assert text[2] == "  TPOT     p50 20.0 ms, p99 – ms"
-    assert text[-1] == "  requests 4, 1 failed, stopped early"
+    assert text[5:7] == ["  requests 4, 1 failed, stopped early", "  window   0.0 to 10.0 s of the load"]
+    assert text[7].startswith("  ! 1 of 4 requests failed")
 
 
 def test_numbers_and_records_are_those_of_the_window():
