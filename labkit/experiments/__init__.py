@@ -4,11 +4,13 @@ from labkit.experiments.compare import Comparison, compare, compare_runs
 from labkit.experiments.conclude import Conclusion, compare_sides, conclude, slo_of
 from labkit.experiments.interleave import interleave
 from labkit.experiments.table import table
+from labkit.experiments.until import Narrow
 from labkit.experiments.verdict import Verdict, verdict
 
 __all__ = [
     "Comparison",
     "Conclusion",
+    "Narrow",
     "Verdict",
     "compare",
     "compare_runs",
