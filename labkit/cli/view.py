@@ -15,7 +15,7 @@ from labkit.errors import LabError
 from labkit.measure.metrics import Summary, summarise
 from labkit.measure.records import Records, Window
 from labkit.measure.timing import floats
-from labkit.measure.validity import Mark, dummy_weights, marks
+from labkit.measure.validity import Mark, dummy_weights, held_gpus, marks
 from labkit.spec import Slo, Topology
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def windows_of(run: Run, records: Records, partial: frozenset[int]) -> list[dict
     rows = []
     for window in records.windows:
         summary = summarise(records, window, slo=slo)
-        found = marks(records, window, summary, dummy_weights=dummy)
+        found = marks(records, window, summary, dummy_weights=dummy, gpus=held_gpus(run.manifest, window))
         mine = records.requests.filter(pc.equal(records.requests["measurement"], window.measurement))
         rows.append(
             {

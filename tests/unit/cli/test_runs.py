@@ -65,8 +65,8 @@ def test_show_says_what_a_run_was_and_measured(
     summary = summarise(run.records(), run.windows[0])
     assert summary["ttft_p50_s"] is not None
     row = next(line for line in out.splitlines() if line.startswith("2A")).split()
-    assert row[1:4] == ["1", f"{summary['requests']:.0f}", "0"]
-    assert row[4] == f"{summary['ttft_p50_s'] * 1e3:.0f}/–a"
+    assert row[1:5] == ["1", "2.0–14.0", f"{summary['requests']:.0f}", "0"]
+    assert row[5] == f"{summary['ttft_p50_s'] * 1e3:.0f}/–a"
     assert f"a  {summary.reasons['ttft_p99_s']}" in out
     assert "Disaggregated (1P1D), against Aggregated (2A)" in out
     assert "requests.parquet" in out
@@ -121,9 +121,9 @@ def test_a_run_without_a_request_says_so(capsys: pytest.CaptureFixture[str], res
 def test_uncounted_tokens_are_a_footnote_and_not_zero(capsys: pytest.CaptureFixture[str], results: Path):
     saved_run(results, "attached", ("attached",), tokens_known=False, fail=0.3, samples=False, spans=False)
     out = said(capsys, "show", "attached", results=results)
-    row = next(line for line in out.splitlines() if line.startswith("attached 1")).split()
+    row = next(line for line in out.splitlines() if line.startswith("attached 1!")).split()
     note = next(line for line in out.splitlines() if line.endswith("the server does not say how many tokens a chunk holds"))
-    assert row[5] == row[6] == row[7] == f"–{note[0]}"
+    assert row[6] == row[7] == row[8] == f"–{note[0]}"
     assert "requests failed" in out
 
 
