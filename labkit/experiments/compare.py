@@ -22,7 +22,7 @@ from labkit.measure.warmup import aligned
 from labkit.spec.slo import Slo
 from labkit.store.run import Run
 
-__all__ = ["Comparison", "Row", "compare", "compare_runs"]
+__all__ = ["Comparison", "Row", "compare", "compare_runs", "ratio_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +154,24 @@ def compare_runs(
     note = () if run_a.path == run_b.path else ("the sides were measured in separate runs, not interleaved",)
     manifests = (run_a.manifest, run_b.manifest)
     return _compare((names[0], names[1]), (sides[0], sides[1]), slo, seed, allow_unequal, manifests, resamples, note)
+
+
+def ratio_of(
+    records: Records, side_a: str, side_b: str, key: str, *, slo: Slo | None = None, seed: int = 0, resamples: int = 1000
+) -> Interval | None:
+    """One quantity of side B over side A in one run, as ``compare`` has it; ``None`` where a side has no value.
+
+    Args:
+        key: of the quantity, such as ``itl_p99_s``; the other arguments are those of ``compare``.
+
+    Raises:
+        ComparisonError: a side that was not measured.
+    """
+    sides = [[(records, window) for window in _of_side(records, side)] for side in (side_a, side_b)]
+    paired = _aligned(*_pairs((side_a, side_b), sides, []))
+    measured_a, measured_b = ([measure(records, window, slo) for records, window in side] for side in paired)
+    (quantity,) = (quantity for quantity in QUANTITIES if quantity.key == key)
+    return _row(quantity, measured_a, measured_b, seed, resamples).ratio
 
 
 Side = list[tuple[Records, Window]]

@@ -7,14 +7,12 @@ from collections.abc import Callable, Sequence
 from itertools import count
 
 from labkit.errors import ComparisonError, SpecError
-from labkit.experiments.compare import compare
+from labkit.experiments.compare import ratio_of
 from labkit.experiments.until import LEAST_REPEATS, Narrow
 from labkit.lab.lab import Lab
 from labkit.lab.measurement import Measurement, align, window_text
 from labkit.measure.statistics import Interval
 from labkit.spec import Topology, Workload
-
-_RESAMPLES = 1000
 
 
 def interleave(
@@ -106,10 +104,6 @@ def _repeat(lab: Lab, topologies: Sequence[Topology], work: Workload, repeat: in
 def _widest(lab: Lab, topologies: Sequence[Topology], until: Narrow) -> Interval | None:
     """The least certain ratio of the metric, of each side to the first; ``None`` where one has none."""
     records, first = lab.run.records(), str(topologies[0])
-    others = [str(topology) for topology in topologies if topology != topologies[0]]
-    rows = [
-        compare(records, first, other, slo=lab.slo, manifest=lab.run.manifest, resamples=_RESAMPLES).row(until.metric)
-        for other in others
-    ]
-    found = [row.ratio for row in rows]
+    others = dict.fromkeys(str(topology) for topology in topologies[1:] if topology != topologies[0])
+    found = [ratio_of(records, first, other, until.metric, slo=lab.slo) for other in others]
     return None if None in found else max((ratio for ratio in found if ratio is not None), key=lambda ratio: ratio.spread)

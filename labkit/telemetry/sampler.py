@@ -191,9 +191,9 @@ class Sampler:
                 thread.submit(nvml.__exit__, None, None, None)
 
     async def _sample_processes(self, others: ForeignProcesses) -> None:
-        if not (workers := self._workers):
+        own = self._host.members(self._workers)
+        if not own:  # before workers are known everybody is a stranger
             return
-        own = self._host.members(workers)
         for found in await asyncio.get_running_loop().run_in_executor(self._threads[0], others.read, own):
             if found.values:
                 self._sink.samples(found.t_ns, found.source, found.values)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from labkit.cli.main import main
 from labkit.measure.metrics import summarise
+from labkit.measure.warmup import begin_at
 from labkit.store import Run
 from tests.support.saved_runs import WORKLOAD, saved_run
 
@@ -141,3 +143,18 @@ def test_an_old_schema_is_refused_by_name(capsys: pytest.CaptureFixture[str], re
     run.update(schema_version=0)
     assert main(["show", "old", "--results", str(results)]) == 2
     assert "schema version 0" in capsys.readouterr().err
+
+
+def test_windows_say_how_they_were_cut_and_which_are_marked(capsys: pytest.CaptureFixture[str], results: Path):
+    run = saved_run(results, "cut", samples=False)
+    records = run.records()
+    for window in run.windows[:2]:
+        run.add_window(begin_at(records, window, 3, "warm-up found: the first 3 requests left out (MSER-5 of TTFT)"))
+    run.add_window(replace(run.windows[2], stopped="saturated: arrivals 4/s, completions 2/s over the last 12 s, 30 in flight"))
+    out = said(capsys, "show", "cut", results=results)
+    lines = [line for line in out.splitlines() if line.startswith(("2A ", "1P1D "))]
+    assert lines[2].split()[1] == "2!", "it was stopped for saturation"
+    begin = (run.windows[0].measure_ns - run.windows[0].start_ns) / 1e9
+    assert lines[0].split()[2] == f"{begin:.1f}–14.0"
+    assert "2A #1, 1P1D #1: warm-up found: the first 3 requests left out (MSER-5 of TTFT)" in out
+    assert "2A #2: stopped early: saturated: arrivals 4/s, completions 2/s over the last 12 s" in out
