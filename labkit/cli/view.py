@@ -15,7 +15,7 @@ from labkit.errors import LabError
 from labkit.measure.metrics import Summary, summarise
 from labkit.measure.records import Records, Window
 from labkit.measure.timing import floats
-from labkit.measure.validity import Mark, dummy_weights, held_gpus, marks
+from labkit.measure.validity import Mark, marks_of
 from labkit.spec import Slo, Topology
 
 if TYPE_CHECKING:
@@ -71,12 +71,12 @@ def comparison_of(run: Run, records: Records) -> tuple[Comparison | None, str]:
 
 def windows_of(run: Run, records: Records, partial: frozenset[int]) -> list[dict[str, Any]]:
     """Per measurement: window, summary, marks and outcomes."""
-    slo, dummy = slo_of(run), dummy_weights(run.manifest)
+    slo = slo_of(run)
     open_end = Mark("failures", UNDER_WAY if run.status == "running" else CUT_OFF)
     rows = []
     for window in records.windows:
         summary = summarise(records, window, slo=slo)
-        found = marks(records, window, summary, dummy_weights=dummy, gpus=held_gpus(run.manifest, window))
+        found = marks_of(records, window, run.manifest, summary)
         mine = records.requests.filter(pc.equal(records.requests["measurement"], window.measurement))
         rows.append(
             {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import count
 
 from labkit.errors import ComparisonError, SpecError
 from labkit.experiments.compare import ratio_of
@@ -47,23 +46,20 @@ def interleave(
     _check(topologies, work, repeats, until)
     assert work is not None
     done: list[Measurement] = []
-    begun_s = clock()
-    for repeat in count():
+    begun_s, repeat, ended = clock(), 0, ""
+    while repeat < repeats or (until is not None and not ended):
         done += _repeat(lab, topologies, work, repeat)
-        if until is None:
-            if repeat + 1 == repeats:
-                return done
-            continue
-        interval = _widest(lab, topologies, until)
-        lab.progress(until.state(interval, repeat + 1))
-        ended = until.ended(interval, repeat + 1, clock() - begun_s) if repeat + 1 >= repeats else ""
-        if ended:
-            kept = until.to_dict(ended, repeat + 1)
-            lab.run.note(f"repeats {ended}", data=kept)
-            lab.run.update(repeats=kept)
-            lab.progress(f"repeats {ended}")
-            return done
-    raise AssertionError("unreachable")
+        repeat += 1
+        if until is not None:
+            interval = _widest(lab, topologies, until)
+            lab.progress(until.state(interval, repeat))
+            ended = until.ended(interval, repeat, clock() - begun_s)
+    if until is not None:
+        kept = until.to_dict(ended, repeat)
+        lab.run.note(f"repeats {ended}", data=kept)
+        lab.run.update(repeats=kept)
+        lab.progress(f"repeats {ended}")
+    return done
 
 
 def _check(topologies: Sequence[Topology], work: Workload | None, repeats: int, until: Narrow | None) -> None:

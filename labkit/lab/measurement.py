@@ -57,7 +57,9 @@ class Measurement:
         return marks_of(self.run.records(), self.window, self.run.manifest)
 
     def __repr__(self) -> str:
-        summary, window = self.summary, self.window
+        records, window = self.run.records(), self.window
+        summary = summarise(records, window, slo=self.slo)
+        marks = marks_of(records, window, self.run.manifest, summary)
         unit = window.accelerator
         early = f", stopped early: {window.stopped}" if window.stopped else ", stopped early" if self.stopped else ""
         rows = [
@@ -69,7 +71,7 @@ class Measurement:
             ("window", window_text(window)),
         ]
         head = f"{window.side} (measurement {window.measurement}, {window.length_s:.0f} s)"
-        warnings = [f"  ! {mark.text}" for mark in self.marks if mark.severity == "warning"]
+        warnings = [f"  ! {mark.text}" for mark in marks if mark.severity == "warning"]
         return "\n".join([head, *(f"  {name:<9}{text}" for name, text in rows), *warnings])
 
 

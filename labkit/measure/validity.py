@@ -70,9 +70,11 @@ def marks(
     return sorted((mark for mark, _ in once.values()), key=lambda mark: mark.severity != "warning")
 
 
-def marks_of(records: Records, window: Window, manifest: Mapping[str, Any]) -> list[Mark]:
-    """Every mark of a window of a run, with what the run's manifest knows of it."""
-    return marks(records, window, dummy_weights=dummy_weights(manifest), gpus=held_gpus(manifest, window))
+def marks_of(
+    records: Records, window: Window, manifest: Mapping[str, Any], summary: Mapping[str, float | None] | None = None
+) -> list[Mark]:
+    """Every mark of a window of a run, with what the run's manifest knows of it; ``summary`` as for ``marks``."""
+    return marks(records, window, summary, dummy_weights=dummy_weights(manifest), gpus=held_gpus(manifest, window))
 
 
 def _failures(records: Records, summary: Mapping[str, float | None]) -> Mark | None:
