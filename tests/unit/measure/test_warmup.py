@@ -81,6 +81,12 @@ def test_without_a_stationary_part_nothing_is_cut_and_it_is_said(seed: int):
     assert found.text == "no stationary part was found: nothing left out"
 
 
+def test_a_rest_that_drifts_is_not_made_a_window_by_cutting_its_beginning():
+    rising = noise(0, 300) * (1 + np.arange(300) / 300)
+    found = find_warmup(of_ttft(rising * np.where(np.arange(300) < 10, 60, 1)), replace(LONG, stop_ns=300 * SECOND))
+    assert (found.first_index, found.settled) == (0, False)
+
+
 def test_too_few_requests_are_left_as_they_are():
     found = find_warmup(of_ttft(np.r_[[5000.0] * 5, noise(0, LEAST - 6)]), LONG)
     assert (found.first_index, found.settled) == (0, None)
