@@ -16,7 +16,7 @@ from labkit.measure.interference import interference
 from labkit.measure.metrics import Summary, summarise
 from labkit.measure.records import Records, Window
 from labkit.measure.timing import floats
-from labkit.measure.validity import Mark, dummy_weights, imported, marks
+from labkit.measure.validity import Mark, marks_of
 from labkit.spec import Slo, Topology
 
 if TYPE_CHECKING:
@@ -80,20 +80,19 @@ def interference_of(records: Records) -> list[str]:
 
 def windows_of(run: Run, records: Records, partial: frozenset[int]) -> list[dict[str, Any]]:
     """Per measurement: window, summary, interference, marks and outcomes."""
-    slo, dummy = slo_of(run), dummy_weights(run.manifest)
-    foreign = imported(run.manifest)
+    slo = slo_of(run)
     open_end = Mark("failures", UNDER_WAY if run.status == "running" else CUT_OFF)
     rows = []
     for window in records.windows:
         summary = summarise(records, window, slo=slo)
-        found = marks(records, window, summary, dummy_weights=dummy)
+        found = marks_of(records, window, run.manifest, summary)
         mine = records.requests.filter(pc.equal(records.requests["measurement"], window.measurement))
         rows.append(
             {
                 "window": window,
                 "summary": summary,
                 "interference": interference([(records, window)]),
-                "marks": [*([open_end] if window.measurement in partial else []), *found, *([foreign] if foreign else [])],
+                "marks": [*([open_end] if window.measurement in partial else []), *found],
                 "partial": window.measurement in partial,
                 "outcomes": dict(Counter(mine["outcome"].to_pylist()).most_common()),
             }

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from labkit.errors import UnknownMetric
 from labkit.measure.counters import energy_j, means, total_growth
-from labkit.measure.records import Records, Window
+from labkit.measure.records import REQUESTS, Records, Window
 from labkit.measure.statistics import least_values, percentile, too_few
 from labkit.measure.timing import (
     UNKNOWN,
@@ -130,12 +131,24 @@ def summarise(records: Records, window: Window, *, slo: Slo | None = None) -> Su
 
 
 def of_measurement(records: Records, window: Window) -> Records:
-    """The requests and chunks of one measurement; samples, spans and events as they are."""
+    """The requests and chunks of one measurement; samples, spans and events as they are.
+
+    Requests of the measure phase that the window leaves out as warm-up (``Window.first_index``) have the phase ``warmup`` here.
+    """
     requests = records.requests.filter(pc.equal(records.requests.column("measurement"), window.measurement))
+    if window.first_index:
+        requests = _without_warmup(requests, window.first_index)
     chunks = records.chunks
     if requests.num_rows < records.requests.num_rows:
         chunks = chunks.filter(pc.is_in(chunks.column("request"), value_set=requests.column("request").combine_chunks()))
     return Records(requests, chunks, records.samples, records.spans, records.events, (window,))
+
+
+def _without_warmup(requests: pa.Table, first_index: int) -> pa.Table:
+    early = pc.less(requests.column("index"), first_index)
+    left_out = pc.and_(pc.equal(requests.column("phase"), "measure"), early)
+    phases = pc.if_else(left_out, "warmup", requests.column("phase"))
+    return requests.set_column(requests.schema.get_field_index("phase"), REQUESTS.field("phase"), phases)
 
 
 def is_open_loop(window: Window) -> bool:

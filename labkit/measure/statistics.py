@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +39,8 @@ class Interval:
     Attributes:
         low, estimate, high: the estimate is of the data themselves; the bounds are bootstrap percentiles (``high`` may be inf).
         level: coverage aimed at, such as 0.95.
-        n: values (requests) that the estimate is of, both sides together.
-        repeats: the smaller number of repeats of the two sides.
+        n: values (requests) that the estimate is of; of a ratio, both sides together.
+        repeats: how many; of a ratio, the smaller number of the two sides.
         over: what was resampled: ``repeats and requests``, or ``requests`` where a side has one repeat only.
         lowest, highest: range of the ratio over the pairs of repeats, printed where there are fewer than 5; ``None`` otherwise.
     """
@@ -54,6 +54,12 @@ class Interval:
     over: str = "repeats and requests"
     lowest: float | None = None
     highest: float | None = None
+
+    @property
+    def spread(self) -> float:
+        """The farther bound's distance from the estimate, as a part of it: 0.1 is within ±10 %."""
+        farther = max(self.high - self.estimate, self.estimate - self.low)
+        return farther / abs(self.estimate) if self.estimate else float("inf")
 
     @property
     def shows_difference(self) -> bool:
@@ -150,37 +156,63 @@ def bootstrap_ratio(
     Returns:
         ``None`` where a side has no values, or where the statistic of side A is 0.
     """
+    return bootstrap(
+        repeats_a, repeats_b, statistic, seed=seed, resamples=resamples, level=level, paired=paired, least=least
+    ).ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrapped:
+    """Intervals of both sides and of their ratio, from the same resamples; ``None`` where a side has no value (or A is 0)."""
+
+    a: Interval | None
+    b: Interval | None
+    ratio: Interval | None
+
+
+def bootstrap(
+    repeats_a: Sequence[Repeat],
+    repeats_b: Sequence[Repeat],
+    statistic: Statistic,
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = 0.95,
+    paired: bool = False,
+    least: int = 1,
+) -> Bootstrapped:
+    """The statistic of each side and of B over A, each with its interval; arguments as for ``bootstrap_ratio``."""
     sides = (_Pool.of(repeats_a), _Pool.of(repeats_b))
     bottom, top = (statistic(side.values, np.ones(len(side.values))) for side in sides)
-    if not (np.isfinite(bottom) and np.isfinite(top)) or bottom == 0:
-        return None
     rng = np.random.default_rng(seed)
     paired = paired and len(repeats_a) == len(repeats_b)
-    ratios = np.full(resamples, np.nan)
+    below, above = np.full((2, resamples), np.nan)
     for i in range(resamples):
         drawn_a = _draw(rng, len(repeats_a))
         drawn_b = drawn_a if paired else _draw(rng, len(repeats_b))
-        below = statistic(sides[0].values, sides[0].weights(rng, drawn_a))
-        above = statistic(sides[1].values, sides[1].weights(rng, drawn_b))
-        ratios[i] = above / below if below else (np.inf if above else np.nan)
-    ratios = ratios[~np.isnan(ratios)]
-    if not len(ratios):
-        return None
-    low, high = np.percentile(ratios, [50 - 50 * level, 50 + 50 * level], method="nearest")
+        below[i] = statistic(sides[0].values, sides[0].weights(rng, drawn_a))
+        above[i] = statistic(sides[1].values, sides[1].weights(rng, drawn_b))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = above / below  # over 0: infinite, and undefined where both are
+        ratio = top / bottom if bottom else np.nan
     repeats = min(len(repeats_a), len(repeats_b))
     enough = all(len(repeat.values) >= least for repeat in (*repeats_a, *repeats_b))
     lowest, highest = _range(repeats_a, repeats_b, statistic) if 1 < repeats < 5 and enough else (None, None)
-    return Interval(
-        float(low),
-        float(top / bottom),
-        float(high),
-        level=level,
-        n=sum(side.requests for side in sides),
-        repeats=repeats,
-        over="repeats and requests" if repeats > 1 else "requests",
-        lowest=lowest,
-        highest=highest,
+    both = _interval(ratios, ratio, level, sum(side.requests for side in sides), repeats)
+    return Bootstrapped(
+        _interval(below, bottom, level, sides[0].requests, len(repeats_a)),
+        _interval(above, top, level, sides[1].requests, len(repeats_b)),
+        None if both is None else replace(both, lowest=lowest, highest=highest),
     )
+
+
+def _interval(drawn: Floats, estimate: float, level: float, n: int, repeats: int) -> Interval | None:
+    drawn = drawn[~np.isnan(drawn)]
+    if not np.isfinite(estimate) or not len(drawn):
+        return None
+    low, high = np.percentile(drawn, [50 - 50 * level, 50 + 50 * level], method="nearest")
+    over = "repeats and requests" if repeats > 1 else "requests"
+    return Interval(float(low), float(estimate), float(high), level=level, n=n, repeats=repeats, over=over)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
