@@ -51,8 +51,7 @@ class EventSplitter:
             return events
         if self._after_cr and body[:1] == b"\n":
             body = body[1:]
-        if body:
-            self._after_cr = body[-1:] == b"\r"
+        self._after_cr = body[-1:] == b"\r"
         if b"\r" in body:
             body = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         start = 0

@@ -48,6 +48,11 @@ def test_any_bytes_are_survived(data, cuts):
     assert split(data, cuts) == split(data, [])
 
 
+def test_a_line_end_of_two_bytes_is_one_wherever_it_is_cut():
+    splitter = EventSplitter()
+    assert [splitter.feed(part) for part in (b"data: x\r", b"\n", b"\n")] == [[], [], [b"x"]]
+
+
 def test_events_have_a_limit_and_memory_too():
     for piece in (b"x" * 65536, b"data: " + b"x" * 65536 + b"\n", b"data\n" * 10_000):
         splitter = EventSplitter()
