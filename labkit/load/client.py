@@ -301,12 +301,12 @@ class Client:
         if status is not None and status != 200 and (http.error is None or stream.error_body):
             said = stream.error_body.decode(errors="replace").strip()
             reply.outcome, reply.reason = "http_error", f"HTTP {status}: {said}"[:_REASON_KEPT]
-        elif http.error is not None:
-            reply.outcome, reply.reason = "bad_stream", http.error
         elif stream.broken is not None:
             reply.outcome, reply.reason = "bad_stream", stream.broken
         elif stream.failure is not None:
             reply.outcome, reply.reason = "http_error", f"error within the stream: {stream.failure}"[:_REASON_KEPT]
+        elif http.error is not None:  # after the events: they came before the framing broke
+            reply.outcome, reply.reason = "bad_stream", http.error
         elif not stream.done:
             kind = http.headers.get("content-type", "")
             if http.complete and not count.chunks and "event-stream" not in kind:

@@ -119,37 +119,54 @@ class Stream:
         """The connection has ended."""
         self.settle()
         self.http.eof()
-        self.finish(t_ns)
+        if not self.over:
+            self._ended(t_ns)
 
     def finish(self, t_ns: int) -> None:
         """Nothing more is of interest, from ``t_ns`` on."""
         self.over = True
         if self.end_ns is None:
             self.end_ns = t_ns
-            # some servers end the stream right behind [DONE], without the empty line that would end the event
-            self.done = self.done or self._sse.unfinished == b"[DONE]"
+
+    def _ended(self, t_ns: int) -> None:
+        """The body has ended: some servers leave out the empty line that would end the event ``[DONE]``."""
+        self.done = self.done or self._sse.unfinished == b"[DONE]"
+        self.finish(t_ns)
 
     def _feed(self, data: bytes, t_ns: int) -> None:
-        http, sse = self.http, self._sse
+        http = self.http
         body = http.feed(data)
         if body and http.status == 200:
-            for payload in sse.feed(body):
-                if payload == b"[DONE]":
-                    self.done = True
-                    break
-                try:
-                    event = decode(payload)
-                except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                    self.broken = f"unreadable event {payload[:80]!r}: {error}"[:REASON_KEPT]
-                    break
-                self._rows([event], [t_ns])
-                if self.over:
-                    return
-            self.failure = self.failure or sse.failure
-            self.broken = self.broken or sse.error
-        elif body and len(self.error_body) < _BODY_KEPT:
-            self.error_body += body[:_BODY_KEPT]
-        if http.complete or http.error is not None or self.broken is not None or self.failure is not None:
+            self._events(body, t_ns)
+        elif body:
+            self.error_body += body[: _BODY_KEPT - len(self.error_body)]
+        if self.over:
+            return
+        if http.complete:
+            self._ended(t_ns)
+        elif http.error is not None:
+            self.finish(t_ns)
+
+    def _events(self, body: bytes, t_ns: int) -> None:
+        """Nothing counts behind ``[DONE]`` or behind what ends the stream, whether it comes with the same read or a later one."""
+        if self.done:
+            return
+        sse = self._sse
+        for payload in sse.feed(body):
+            if payload == b"[DONE]":
+                self.done = True
+                return
+            try:
+                event = decode(payload)
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                self.broken = f"unreadable event {payload[:80]!r}: {error}"[:REASON_KEPT]
+                self.finish(t_ns)
+                return
+            self._rows([event], [t_ns])
+            if self.over:
+                return
+        if sse.failure is not None or sse.error is not None:
+            self.failure, self.broken = sse.failure and sse.failure[:REASON_KEPT], sse.error
             self.finish(t_ns)
 
     def _rows(self, events: list[Event], t_ns: list[int]) -> None:
@@ -171,7 +188,7 @@ class Stream:
             if self.server_id is None and event.id is not None:
                 self.server_id = str(event.id)[:REASON_KEPT]
             if event.error is not None:
-                self.failure = msgspec.json.encode(event.error).decode()
+                self.failure = msgspec.json.encode(event.error).decode()[:REASON_KEPT]
                 self.finish(at)
                 break
         self._log.extend(rows)
