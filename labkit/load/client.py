@@ -29,6 +29,7 @@ from labkit.measure.records import Outcome
 _AFTER_DONE_S: Final = 1.0
 _LINGER_S: Final = 1.0
 _HANDSHAKE_S: Final = 10.0  # a server that speaks no TLS would be waited for in vain
+_LARGE_READ: Final = 64 * 1024  # no stream of tokens fills this between two rounds of the event loop
 
 
 @dataclass(slots=True)
@@ -60,6 +61,7 @@ class Wire(asyncio.Protocol):
         self.closed = False
         self.used = 0
         self.reset: str | None = None
+        self.waits_for_settling = False
         self._loop, self._ripe = loop, ripe
         self._lost_ns = 0
 
@@ -75,10 +77,15 @@ class Wire(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Called by the event loop with each read; its instant is that of every chunk in it."""
+        """Called by the event loop with each read; its instant is that of every chunk in it.
+
+        Who sends faster than can be parsed is read no further until that is done: neither memory nor other streams suffer.
+        """
         now = perf_counter_ns()
         if self.used and self._take(data, now):
             self._ripe(self)
+            if len(data) >= _LARGE_READ and self.transport is not None:
+                self.transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the event loop once."""
@@ -93,6 +100,8 @@ class Wire(asyncio.Protocol):
         """Parse what was read up to now."""
         stream = self.stream
         stream.settle()
+        if not self.closed and self.transport is not None:
+            self.transport.resume_reading()
         if self.closed and not stream.over:
             stream.eof(self._lost_ns)
         if stream.over:
@@ -206,12 +215,17 @@ class Client:
                 asyncio.get_running_loop().call_soon(self._settle_next)
 
     def _settle_soon(self, wire: Wire) -> None:
+        if wire.waits_for_settling:
+            return
         if not (self._ripe or self._unripe):
             asyncio.get_running_loop().call_soon(self._settle_next)
+        wire.waits_for_settling = True
         self._ripe.append(wire)
 
     def _settle_next(self) -> None:
-        (self._ripe or self._unripe).popleft().settle()
+        wire = (self._ripe or self._unripe).popleft()
+        wire.waits_for_settling = False
+        wire.settle()
         if self._ripe or self._unripe:
             asyncio.get_running_loop().call_soon(self._settle_next)
 
