@@ -36,7 +36,7 @@ class ResponseParser:
     """One response. Give it every read with ``feed`` and the end of the connection with ``eof``.
 
     Attributes:
-        status: the final status code, ``None`` until the head is whole; 1xx responses are skipped.
+        status: the final status code, ``None`` until the head is whole; 1xx responses are skipped, and limited with its head.
         headers: by lower-case name; of repeated ones the last.
         complete: the body has ended as its framing promised.
         error: why the bytes are no HTTP response; nothing is read after it.
@@ -132,6 +132,7 @@ class ResponseParser:
                 raise AssertionError(self._state)
 
     def _status_line(self, line: bytes) -> None:
+        self._head_bytes += len(line) + 2
         match = _STATUS.fullmatch(line)
         if match is None:
             self._break(f"no HTTP status line: {line[:64]!r}")
