@@ -13,13 +13,14 @@ from typing import Final
 
 import msgspec
 
-from labkit.load.events import ChunkLog, Event, TokenCount, decode, text_of
+from labkit.load.events import Choice, ChunkLog, Event, TokenCount, decode, text_of
 from labkit.load.http import CHUNK_SIZES, ResponseParser
 from labkit.load.sse import EventSplitter
 
 _BODY_KEPT: Final = 1000
 REASON_KEPT: Final = 300
 _MOST_KEPT: Final = 64
+_MOST_PIECES: Final = 1_000_000
 _USUAL_END: Final = b"}\n\n\r\n"
 _SIZE_OF: Final = CHUNK_SIZES.get
 
@@ -30,7 +31,7 @@ class Stream:
     Args:
         request: id of the chunk rows.
         log: takes them.
-        keep_text: keep the text in ``pieces``.
+        keep: keep what was answered.
 
     Attributes:
         http: status, headers and framing.
@@ -43,6 +44,7 @@ class Stream:
         end_ns: when the read came that ended it.
         server_id: the server's name for the answer.
         error_body: the beginning of the body of an answer other than 200.
+        kept: the pieces of the answer, where they are kept and not more than a million.
     """
 
     __slots__ = (
@@ -59,13 +61,13 @@ class Stream:
         "error_body",
         "failure",
         "http",
+        "kept",
         "over",
-        "pieces",
         "reads",
         "server_id",
     )
 
-    def __init__(self, request: int, log: ChunkLog, *, keep_text: bool = False) -> None:
+    def __init__(self, request: int, log: ChunkLog, *, keep: bool = False) -> None:
         self.http = ResponseParser()
         self.count = TokenCount()
         self.reads = False
@@ -76,7 +78,7 @@ class Stream:
         self.end_ns: int | None = None
         self.server_id: str | None = None
         self.error_body = b""
-        self.pieces: list[str] | None = [] if keep_text else None
+        self.kept: list[Choice] | None = [] if keep else None
         self._sse = EventSplitter()
         self._log = log
         self._request = request
@@ -181,8 +183,8 @@ class Stream:
                 choice = choices[0]
                 text = choice.text or text_of(choice)
                 rows += (request, at, chunk(choice, event.usage, text), 1 if text else 0)
-                if self.pieces is not None and text:
-                    self.pieces.append(text)
+                if self.kept is not None:
+                    self.kept.append(choice)
             elif event.usage is not None:
                 self.count.usage(event.usage)
             if self.server_id is None and event.id is not None:
@@ -192,6 +194,8 @@ class Stream:
                 self.finish(at)
                 break
         self._log.extend(rows)
+        if self.kept is not None and len(self.kept) > _MOST_PIECES:
+            self.kept = None
 
 
 def whole_events(reads: list[bytes]) -> tuple[list[Event], list[int] | None] | None:

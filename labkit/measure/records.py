@@ -12,6 +12,8 @@ from typing import Any, Final, Literal, Self
 
 import pyarrow as pa
 
+#: Of runs on disk. A column that may be null can be added without another version: of older runs it reads as null, and older
+#: labkits read past it.
 SCHEMA_VERSION: Final = 1
 
 Phase = Literal["warmup", "measure", "drain"]
@@ -29,11 +31,11 @@ REQUESTS: Final = pa.schema(
         pa.field("index", pa.int32(), nullable=False),  # position in the measurement's schedule: equal index, equal request
         pa.field("epoch", pa.int16(), nullable=False),  # the router that it was sent to
         pa.field("shard", pa.int16(), nullable=False),
-        pa.field("phase", pa.string(), nullable=False),  # by its scheduled time
-        pa.field("scheduled_ns", pa.int64(), nullable=False),
+        pa.field("phase", pa.string(), nullable=False),  # by its scheduled time; a later turn's is that of its first turn
+        pa.field("scheduled_ns", pa.int64(), nullable=False),  # of a later turn: end of the answer before + think time
         pa.field("sent_ns", pa.int64()),  # None: never sent
         pa.field("end_ns", pa.int64()),  # end of the HTTP stream
-        pa.field("isl", pa.int32(), nullable=False),  # asked
+        pa.field("isl", pa.int32(), nullable=False),  # asked: of the whole prompt
         pa.field("osl", pa.int32(), nullable=False),  # asked
         pa.field("outcome", pa.string(), nullable=False),
         pa.field("http_status", pa.int16()),
@@ -45,6 +47,9 @@ REQUESTS: Final = pa.schema(
         pa.field("sent_id", pa.string()),  # X-Request-Id that was sent
         pa.field("server_id", pa.string()),  # ``id`` of the response
         pa.field("straddled", pa.bool_(), nullable=False),  # alive across a re-split
+        pa.field("conversation", pa.int32()),  # its number in the schedule, below 0 in the warm-up; None: on its own
+        pa.field("turn", pa.int16()),  # 0, 1, … in the conversation
+        pa.field("turns", pa.int16()),  # that the conversation has if all goes well
     ]
 )
 

@@ -86,7 +86,7 @@ ENDS_WELL = {
 def judged(reads: list[bytes]) -> dict[str, Any]:
     """All that is recorded of a response that came in these reads, at one instant, before the connection ended."""
     log = ChunkLog()
-    stream = Stream(7, log, keep_text=True)
+    stream = Stream(7, log, keep=True)
     for data in reads:
         if stream.take(data, 5):
             stream.settle()
@@ -98,7 +98,7 @@ def judged(reads: list[bytes]) -> dict[str, Any]:
     wire: Any = SimpleNamespace(stream=stream, reset=None)
     Client(Target("http://127.0.0.1:9", "m", 4096), log)._judge(wire, reply, OSL)
     rows = {name: [*column] for name, column in log.take()[0].items()}
-    return {"rows": rows, "text": stream.pieces, **{name: getattr(reply, name) for name in Reply.__slots__}}
+    return {"rows": rows, "kept": stream.kept, **{name: getattr(reply, name) for name in Reply.__slots__}}
 
 
 def check_bounds(stream: Stream) -> None:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.errors import LoadError
-from labkit.load.schedule import Draw, Schedule, clip, draw_lengths, rng
+from labkit.load.draws import Draw, clip, draw_lengths, rng
+from labkit.load.schedule import Schedule
 from labkit.load.served import fitted
 from labkit.load.target import Requests, Target
 from labkit.spec import Lengths, Workload

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
@@ -187,6 +188,77 @@ def test_shards_share_one_schedule(server):
     assert sorted(row["index"] for row in rows) == list(range(20))
     assert len({row["request"] for row in rows}) == 20
     assert {row["index"] % 3 == row["shard"] for row in rows} == {True}
+
+
+@pytest.mark.parametrize("load", [{"concurrency": 3}, {"rate": 100.0}])
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_same_seed_same_conversations_byte_for_byte_whatever_the_shards(server, api, load):
+    work = Workload(isl="uniform:5-40", osl="uniform:2-6", turns="uniform:1-4", requests=14, seed=9, api=api, **load)
+
+    async def drive(shards):
+        rows = []
+        for number in range(shards):
+            bench = Bench(number)
+            bench.shard.target(0, target(server, "plain?ttft=2&itl=0"))
+            await bench.shard.run(0, work, first_request=0, shards=shards)
+            rows += bench.requests.rows
+        return rows
+
+    seen, places = [], []
+    for shards in (1, 3):
+        start = len(server.log)
+        rows = asyncio.run(drive(shards))
+        sha = {truth.request_id: truth.body_sha for truth in server.log[start:]}
+        assert all(row["conversation"] % shards == row["shard"] for row in rows)
+        seen.append({row["index"]: sha[row["sent_id"]] for row in rows})
+        places.append({row["index"]: (row["conversation"], row["turn"], row["isl"], row["osl"]) for row in rows})
+    assert sorted(seen[0]) == list(range(14))
+    assert seen[0] == seen[1]
+    assert places[0] == places[1]
+    assert len(set(seen[0].values())) == 14
+
+
+def test_a_conversation_goes_on_at_the_new_router_with_all_that_was_said(server):
+    async def drive():
+        bench = Bench()
+        shard = bench.shard
+        shard.target(0, target(server, "plain?ttft=2&itl=0"))
+        work = Workload(isl=8, osl=3, turns=6, think_s=0.02, concurrency=2, requests=12)
+        running = asyncio.create_task(shard.run(0, work, first_request=0))
+        await until(lambda: len(bench.requests.rows) + len(shard._rows) >= 5)
+        shard.target(1, target(server, "bundled?ttft=2&itl=0"))
+        return bench, await running
+
+    start = len(server.log)
+    bench, result = asyncio.run(drive())
+    assert result.counts == {"ok": 12}
+    rows = sorted(bench.requests.rows, key=lambda row: row["index"])
+    heard = {truth.request_id: truth for truth in server.log[start:]}
+    for turns in (rows[:6], rows[6:]):
+        prompts = [heard[row["sent_id"]].prompt for row in turns]
+        assert all(after[: len(before)] == before for before, after in pairwise(prompts))
+        assert [len(prompt) for prompt in prompts] == [8 + 11 * turn for turn in range(6)]
+        assert [row["epoch"] for row in turns] == sorted(row["epoch"] for row in turns)
+    assert {row["epoch"] for row in rows} == {0, 1}
+    assert {heard[row["sent_id"]].model for row in rows if row["epoch"]} == {"bundled"}
+
+
+@pytest.mark.parametrize("load", [{"concurrency": 2}, {"rate": 50.0}])
+def test_stopping_ends_those_who_think_too(server, load):
+    async def drive():
+        bench = Bench()
+        bench.shard.target(0, target(server, "plain?ttft=2&itl=0"))
+        work = Workload(isl=8, osl=3, turns=6, think_s=600.0, requests=12, **load)
+        running = asyncio.create_task(bench.shard.run(0, work, first_request=0))
+        await until(lambda: len(bench.requests.rows) == 2)
+        bench.shard.stop()
+        return bench, await running
+
+    bench, result = asyncio.run(drive())
+    assert result.stopped
+    assert result.counts == {"ok": 2}
+    assert result.unsent == 0
+    assert [(row["conversation"], row["turn"]) for row in bench.requests.rows] == [(0, 0), (1, 0)]
 
 
 def test_a_full_disk_ends_the_load_with_its_reason(server):
