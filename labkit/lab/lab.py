@@ -19,7 +19,7 @@ from labkit.lab.measurement import Measurement, RunningLoad
 from labkit.lab.telemetry_agent import TelemetryAgent, WatchedWorker
 from labkit.lab.telling import Lines
 from labkit.load.probe import probe
-from labkit.load.progress import LoadResult, Progress
+from labkit.load.progress import UNSENT, LoadResult, Progress
 from labkit.load.schedule import Schedule
 from labkit.load.served import fitted, served_length
 from labkit.load.target import Dialect, Target
@@ -112,13 +112,14 @@ class Lab:
                 f"{lacking} is not installed for {python}",
                 remedy="run `make setup`, or let LABKIT_ENGINE_PYTHON name the interpreter that has it",
             )
-        longest = workload.longest if workload else None
+        longest, grows = (workload.longest, workload.turns is not None) if workload else (None, False)
+        dtype = None if node.gpus else "float32"
         manifest = facts.launched(
             kind, engine, found, node, model, wanted, workload=workload, slo=self.slo, options=options or EngineOptions()
         )
         self.run = _new_run(results, name, manifest)
         try:
-            served = prepare(model, self.run.path / "model", isl_osl_max=longest, dtype=None if node.gpus else "float32")
+            served = prepare(model, self.run.path / "model", isl_osl_max=longest, may_clip=grows, dtype=dtype)
             gpus = None if node.gpus else ()
             self._telemetry = TelemetryAgent.start(self.run.path, gpus=gpus)
             self.deployment: Deployment | Attached = Deployment(
@@ -269,11 +270,14 @@ class Lab:
         )  # fmt: skip
         self._next_request = result.next_request
         self.run.add_window(window)
+        if result.unsent:
+            self.run.note(f"{result.unsent} {UNSENT}", data={"measurement": load.measurement})
+            self.progress(f"  {result.unsent} {UNSENT}")
         self.run.update(telemetry_missing=self._telemetry.missing)
         for failure in deployment.failures:
             self.run.note(failure.what, kind="fault")
             self.progress(str(failure))
-        return Measurement(self.run, window, self.slo, result.counts, result.stopped)
+        return Measurement(self.run, window, self.slo, result.counts, result.stopped, result.unsent)
 
     def close(self, error: BaseException | None = None) -> None:
         """End load, telemetry and every worker; close the run. Harmless when done twice."""
@@ -368,5 +372,7 @@ def _asked(attached: Attached, vocab: int, workload: Workload | None) -> tuple[D
     """The dialect that an attached endpoint takes, asked on a thread (a notebook's own loop is running), and its length."""
     target = Target(attached.url, attached.model.name, vocab, os.environ.get("OPENAI_API_KEY"))
     with ThreadPoolExecutor(max_workers=1) as thread:
-        asked = thread.submit(lambda: asyncio.run(probe(target, api=workload.api if workload else "completions")))
+        api = workload.api if workload else "completions"
+        ids = workload is not None and workload.history == "served" and api == "completions"
+        asked = thread.submit(lambda: asyncio.run(probe(target, api=api, token_ids=ids)))
         return asked.result().dialect, served_length(target)

@@ -25,6 +25,7 @@ class Measurement:
         window: bounds, split and workload.
         counts: requests by outcome, all phases.
         stopped: it was stopped before its time.
+        unsent: turns that were not sent because an earlier one of their conversation failed.
     """
 
     run: Run
@@ -32,6 +33,7 @@ class Measurement:
     slo: Slo | None
     counts: Mapping[str, int]
     stopped: bool
+    unsent: int = 0
 
     @property
     def records(self) -> Records:
@@ -51,12 +53,14 @@ class Measurement:
     def __repr__(self) -> str:
         summary = self.summary
         unit = self.window.accelerator
+        asked = f"{sum(self.counts.values())}, {self.failed} failed"
+        asked += f", {self.unsent} later turns not sent" if self.unsent else ""
         rows = [
             ("TTFT", _ms(summary, "ttft_p50_s", "ttft_p99_s")),
             ("TPOT", _ms(summary, "tpot_p50_s", "tpot_p99_s")),
             ("ITL", _ms(summary, "itl_p50_s", "itl_p99_s")),
             ("output", f"{_number(summary['output_tok_s'])} tok/s, {_number(summary['output_tok_s_per_gpu'])} per {unit}"),
-            ("requests", f"{sum(self.counts.values())}, {self.failed} failed" + (", stopped early" if self.stopped else "")),
+            ("requests", asked + (", stopped early" if self.stopped else "")),
         ]
         head = f"{self.window.side} (measurement {self.window.measurement}, {self.window.length_s:.0f} s)"
         return "\n".join([head, *(f"  {name:<9}{text}" for name, text in rows)])
