@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ MOST_TURNS: Final = 1000
 #: Room for what a chat template adds to a prompt for each turn that went before it.
 TURN_TEMPLATE_TOKENS: Final = 16
 
+_MOST: Final = 1e15
 _PROCESSES: Final = ("constant", "poisson", "gamma")
 _TURNS: Final = (
     f"write a number of turns up to {MOST_TURNS}: 4, uniform:2-6, normal:5,2 (mean, deviation), lognormal:4,0.5 (median, sigma) "
@@ -108,7 +108,10 @@ class Workload:
             value = getattr(self, name)
             usual_here = usual if self.trace is None else "trace"
             object.__setattr__(self, name, Lengths.parse(usual_here if value is None else value))
-        for name in ("rate", "concurrency", "duration_s", "requests", "burstiness", "timeout_s", "time_scale", "clip_tokens"):
+        for name in ("rate", "concurrency", "duration_s", "requests", "clip_tokens"):
+            if getattr(self, name) is not None:
+                _positive(name, getattr(self, name))
+        for name in ("burstiness", "timeout_s", "time_scale"):
             _positive(name, getattr(self, name))
         self._check_numbers()
         if self.arrivals is None:
@@ -188,13 +191,15 @@ class Workload:
         return ", ".join([*parts, f"seed {self.seed}"])
 
     def _check_numbers(self) -> None:
-        if not (isinstance(self.warmup_s, int | float) and math.isfinite(self.warmup_s) and self.warmup_s >= 0):
+        if isinstance(self.warmup_s, bool) or not isinstance(self.warmup_s, int | float) or not 0 <= self.warmup_s <= _MOST:
             raise SpecError(
                 f"workload warmup_s = {self.warmup_s!r} is not a number of seconds ≥ 0", remedy="use 0 for no warm-up"
             )
         for name in ("seed", "concurrency", "requests", "clip_tokens", "prefix_groups", "prefix_tokens"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            value, may_lack = getattr(self, name), name in ("concurrency", "requests", "clip_tokens")
+            if (value is None and not may_lack) or (
+                value is not None and (not isinstance(value, int) or isinstance(value, bool))
+            ):
                 raise SpecError(f"workload {name} = {value!r} is not a whole number", remedy=f"give {name} as an integer")
         if self.seed < 0:
             raise SpecError(f"workload seed = {self.seed} is negative", remedy="seeds are whole numbers from 0")
@@ -289,8 +294,6 @@ def _exactly_one(workload: Workload, first: str, second: str, why: str) -> None:
         raise SpecError(f"workload has {what}", remedy=f"give exactly one: {why}")
 
 
-def _positive(name: str, value: float | None) -> None:
-    if value is not None and (
-        isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0
-    ):
-        raise SpecError(f"workload {name} = {value!r} is not a positive number", remedy=f"give {name} > 0")
+def _positive(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST:
+        raise SpecError(f"workload {name} = {value!r} is not a positive number", remedy=f"give {name} > 0, at most {_MOST:g}")
