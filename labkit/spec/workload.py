@@ -22,7 +22,7 @@ MOST_TURNS: Final = 1000
 #: Room for what a chat template adds to a prompt for each turn that went before it.
 TURN_TEMPLATE_TOKENS: Final = 16
 
-_MOST: Final = 1e15
+_MOST: Final = 1e15  # what is larger is a mistake, and no float any more further on
 _PROCESSES: Final = ("constant", "poisson", "gamma")
 _TURNS: Final = (
     f"write a number of turns up to {MOST_TURNS}: 4, uniform:2-6, normal:5,2 (mean, deviation), lognormal:4,0.5 (median, sigma) "
@@ -196,10 +196,10 @@ class Workload:
                 f"workload warmup_s = {self.warmup_s!r} is not a number of seconds ≥ 0", remedy="use 0 for no warm-up"
             )
         for name in ("seed", "concurrency", "requests", "clip_tokens", "prefix_groups", "prefix_tokens"):
-            value, may_lack = getattr(self, name), name in ("concurrency", "requests", "clip_tokens")
-            if (value is None and not may_lack) or (
-                value is not None and (not isinstance(value, int) or isinstance(value, bool))
-            ):
+            value = getattr(self, name)
+            if value is None and name in ("concurrency", "requests", "clip_tokens"):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool):
                 raise SpecError(f"workload {name} = {value!r} is not a whole number", remedy=f"give {name} as an integer")
         if self.seed < 0:
             raise SpecError(f"workload seed = {self.seed} is negative", remedy="seeds are whole numbers from 0")

@@ -74,6 +74,7 @@ def test_spellings_of_lengths(given_: str | int, expected: Lengths, typical: flo
     [
         *("", "many", "0", 0, -5, "1.5", "1.2.3", "512-900", "fixed:512", ".", True, "zipf:1,2", "normal:512"),
         *("uniform:100", "uniform:900-100", "uniform:1.5-3", "uniform:0-10"),
+        *("10000001", "uniform:1-10000001", "normal:10000001,1", f"normal:{'9' * 400},1", f"normal:5,{'9' * 400}"),
         *("empirical:", "empirical:0", "empirical:1,,2", "empirical:1.5", "empirical:99999999", "file:"),
     ],
 )
@@ -235,6 +236,7 @@ def test_the_longest_request_is_known_where_no_file_holds_it():
     assert Workload(trace="hour.jsonl").longest is None
     assert Workload(**many, isl="file:lengths.txt").longest is None
     assert Workload(trace="hour.jsonl", clip_tokens=4096).longest == 4096
+    assert Workload(**many, isl="lognormal:512,1000000", osl="normal:5,9999999").longest == 20_000_000
     assert Workload(**many, turns="uniform:2-6").longest == 6 * 640
     assert Workload(**many, turns="lognormal:400,2").longest == 1000 * 640
     assert Workload(**many, turns=3, api="chat").longest == 3 * 640 + 2 * 16
