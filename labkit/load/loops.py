@@ -59,7 +59,7 @@ class Loops:
     Args:
         host: launches the requests.
         workload: what is asked for.
-        mine, shards: this shard takes the arrivals whose number is ``mine`` modulo ``shards``.
+        mine, shards: this shard takes the arrivals whose number is ``mine`` modulo ``shards``; no more shards than slots.
         stopping: set when nothing more is to be sent.
         clock: ``CLOCK_MONOTONIC`` in ns.
 
@@ -78,7 +78,7 @@ class Loops:
         clock: Callable[[], int],
     ) -> None:
         self._host, self._work = host, workload
-        self._mine, self._shards = mine, shards
+        self._mine, self._shards = mine, min(shards, workload.concurrency or shards)  # one without a slot would keep its share
         self._stopping, self._clock = stopping, clock
         self._turns = Turns()
         self._taken: Counter[LoadPhase] = Counter()
@@ -147,7 +147,7 @@ class Loops:
     async def _closed(self) -> None:
         concurrency = self._work.concurrency
         assert concurrency is not None
-        slots = concurrency // self._shards + (self._mine < concurrency % self._shards)
+        slots = concurrency // self._shards + (self._mine < concurrency % self._shards) if self._mine < self._shards else 0
         await asyncio.gather(*(self._slot() for _ in range(slots)))
 
     async def _slot(self) -> None:
