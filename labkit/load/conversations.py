@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import count
 from typing import Final, NamedTuple
 
@@ -106,14 +106,16 @@ class Conversations:
 
     def starts(self, phase: LoadPhase) -> int | None:
         """How many conversations a phase of a number of requests has; ``None`` where only time bounds it."""
+        return self._measured if phase == "measure" else None
+
+    @cached_property
+    def _measured(self) -> int | None:
         requests = self._work.requests
-        if phase == "warmup" or requests is None:
+        if requests is None:
             return None
-        for number in count():
-            if self._offset(phase, number + 1) >= requests:
-                ends = self._offset(phase, number) + np.cumsum(self._block(phase, number).kept)
-                return number * _BLOCK + int(np.searchsorted(ends, requests)) + 1
-        raise AssertionError("unreachable")
+        block = next(block for block in count() if self._offset("measure", block + 1) >= requests)
+        ends = self._offset("measure", block) + np.cumsum(self._block("measure", block).kept)
+        return block * _BLOCK + int(np.searchsorted(ends, requests)) + 1
 
     def notes(self, known: int) -> tuple[str, ...]:
         """What a reader must know of the first ``known`` conversations of the measure phase, a sentence each."""
