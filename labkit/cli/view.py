@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow.compute as pc
 
 from labkit.errors import LabError
+from labkit.measure.interference import interference
 from labkit.measure.metrics import Summary, summarise
 from labkit.measure.records import Records, Window
 from labkit.measure.timing import floats
-from labkit.measure.validity import Mark, dummy_weights, marks
+from labkit.measure.validity import Mark, dummy_weights, imported, marks
 from labkit.spec import Slo, Topology
 
 if TYPE_CHECKING:
@@ -69,9 +70,18 @@ def comparison_of(run: Run, records: Records) -> tuple[Comparison | None, str]:
         return None, error.what
 
 
+def interference_of(records: Records) -> list[str]:
+    """A line a side, over its repeats."""
+    from labkit.experiments.verdict import interference_words
+
+    sides = {side: [(records, window) for window in records.windows if window.side == side] for side in sides_of(records)}
+    return [f"Interference in {side}: {interference_words(interference(measured))}." for side, measured in sides.items()]
+
+
 def windows_of(run: Run, records: Records, partial: frozenset[int]) -> list[dict[str, Any]]:
-    """Per measurement: window, summary, marks and outcomes."""
+    """Per measurement: window, summary, interference, marks and outcomes."""
     slo, dummy = slo_of(run), dummy_weights(run.manifest)
+    foreign = imported(run.manifest)
     open_end = Mark("failures", UNDER_WAY if run.status == "running" else CUT_OFF)
     rows = []
     for window in records.windows:
@@ -82,7 +92,8 @@ def windows_of(run: Run, records: Records, partial: frozenset[int]) -> list[dict
             {
                 "window": window,
                 "summary": summary,
-                "marks": [*([open_end] if window.measurement in partial else []), *found],
+                "interference": interference([(records, window)]),
+                "marks": [*([open_end] if window.measurement in partial else []), *found, *([foreign] if foreign else [])],
                 "partial": window.measurement in partial,
                 "outcomes": dict(Counter(mine["outcome"].to_pylist()).most_common()),
             }
@@ -125,7 +136,13 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     window, summary = row["window"], row["summary"]
     assert isinstance(window, Window)
     assert isinstance(summary, Summary)
-    return {**row, "window": window.to_dict(), "summary": summary.to_dict(), "marks": [asdict(mark) for mark in row["marks"]]}
+    return {
+        **row,
+        "window": window.to_dict(),
+        "summary": summary.to_dict(),
+        "interference": {scope: asdict(found) for scope, found in row["interference"].items()},
+        "marks": [asdict(mark) for mark in row["marks"]],
+    }
 
 
 def _partial(run: Run, records: Records, number: int) -> Window | None:

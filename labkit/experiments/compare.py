@@ -9,15 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
 from labkit.errors import ComparisonError, UnknownMetric
 from labkit.experiments.conditions import Conditions, conditions
+from labkit.experiments.differences import complete_workload
 from labkit.experiments.quantities import QUANTITIES, Measured, Quantity, measure
-from labkit.measure.records import Records, Window
+from labkit.measure.interference import Interference, Scope, interference
+from labkit.measure.records import UNRECORDED, Records, Window
 from labkit.measure.statistics import Interval, bootstrap_ratio
-from labkit.measure.timing import ints
-from labkit.measure.validity import Mark, marks
+from labkit.measure.timing import UNKNOWN, equals, ints
+from labkit.measure.validity import Mark, dummy_weights, imported, marks
 from labkit.spec.slo import Slo
 from labkit.store.run import Run
 
@@ -65,6 +68,7 @@ class Comparison:
         marks: per side label, the marks of its windows, each kind once.
         equal_hardware: whether both sides held as many accelerators.
         notes: what else a reader must know.
+        interference: per side label, what prefills on the same worker, and anywhere, do to the gaps between tokens.
     """
 
     side_a: str
@@ -78,6 +82,7 @@ class Comparison:
     marks: Mapping[str, tuple[Mark, ...]] = field(default_factory=dict)
     equal_hardware: bool = True
     notes: tuple[str, ...] = ()
+    interference: Mapping[str, Mapping[Scope, Interference]] = field(default_factory=dict)
 
     def row(self, key: str) -> Row:
         """The row of a quantity; UnknownMetric names those that there are."""
@@ -116,7 +121,7 @@ def compare(
     Raises:
         ComparisonError: a side that was not measured, unequal hardware, unequal work.
     """
-    sides = tuple([(records, window) for window in _of_side(records, side)] for side in (side_a, side_b))
+    sides = tuple([(records, window) for window in windows_of_side(records, side)] for side in (side_a, side_b))
     return _compare((side_a, side_b), sides, slo, seed, allow_unequal, (manifest or {},), resamples)
 
 
@@ -143,12 +148,15 @@ def compare_runs(
         records = run.records()
         label = side or _only_side(run, records)
         labels.append(label)
-        sides.append([(records, window) for window in _of_side(records, label)])
+        sides.append([(records, window) for window in windows_of_side(records, label)])
     names = tuple(
         f"{label} ({run.id})" if labels[0] == labels[1] else label for label, run in zip(labels, (run_a, run_b), strict=True)
     )
-    note = () if run_a.path == run_b.path else ("the sides were measured in separate runs, not interleaved",)
     manifests = (run_a.manifest, run_b.manifest)
+    note = [] if run_a.path == run_b.path else ["the sides were measured in separate runs, not interleaved"]
+    tools = [(manifest.get("source") or {}).get("tool", "labkit") for manifest in manifests]
+    if tools[0] != tools[1]:
+        note.append(f"the sides were measured by {tools[0]} and {tools[1]}, which do not define every instant alike")
     return _compare((names[0], names[1]), (sides[0], sides[1]), slo, seed, allow_unequal, manifests, resamples, note)
 
 
@@ -184,9 +192,13 @@ def _compare(
         failed=(_failed(measured_a), _failed(measured_b)),
         slo=slo,
         conditions=about,
-        marks={label: _marks(side, about.dummy_weights) for label, side in zip(labels, (paired_a, paired_b), strict=True)},
+        marks={
+            label: marks_of_side(side, manifest)
+            for label, side, manifest in zip(labels, (paired_a, paired_b), (manifests[0], manifests[-1]), strict=True)
+        },
         equal_hardware=equal,
         notes=tuple(dict.fromkeys(said)),
+        interference={label: interference(side, seed=seed) for label, side in zip(labels, (paired_a, paired_b), strict=True)},
     )
 
 
@@ -207,7 +219,7 @@ def _row(quantity: Quantity, measured_a: list[Measured], measured_b: list[Measur
     )  # fmt: skip
 
 
-def _of_side(records: Records, side: str) -> list[Window]:
+def windows_of_side(records: Records, side: str) -> list[Window]:
     found = sorted((window for window in records.windows if window.side == side), key=lambda window: window.repeat)
     if not found:
         known = ", ".join(dict.fromkeys(window.side for window in records.windows)) or "none"
@@ -238,9 +250,12 @@ def _check_hardware(labels: tuple[str, str], windows: Sequence[list[Window]], al
 
 
 def _check_workload(windows: Sequence[list[Window]], allow: bool, said: list[str]) -> None:
-    first, *others = [{**window.workload, "seed": None} for side in windows for window in side]
+    first, *others = [{**complete_workload(window.workload), "seed": None} for side in windows for window in side]
+    if any(UNRECORDED in work.values() for work in (first, *others)):
+        said.append("an imported side does not say all of its work: it is held to be equal by what it does say")
     for other in others:
-        differs = sorted(key for key in first.keys() | other.keys() if first.get(key) != other.get(key))
+        common = [key for key in first.keys() | other.keys() if UNRECORDED not in (first.get(key), other.get(key))]
+        differs = sorted(key for key in common if first.get(key) != other.get(key))
         if differs:
             key = differs[0]
             what = f"unequal work: {key} is {first.get(key)!r} in one window and {other.get(key)!r} in another"
@@ -261,20 +276,25 @@ def _pairs(labels: tuple[str, str], sides: Sequence[Side], said: list[str]) -> t
 
 
 def _check_requests(a: Records, window_a: Window, b: Records, window_b: Window, allow: bool, said: list[str]) -> None:
-    """Equal seed and, index by index, equal lengths. A closed loop of a given time sends what it can: a faster side more."""
+    """Equal seed and, index by index, equal lengths, as far as they were recorded.
+
+    A closed loop of a given time sends what it can: a faster side more.
+    """
     problem = ""
     seeds = [window.workload.get("seed") for window in (window_a, window_b)]
     asked = [_asked(records, window) for records, window in ((a, window_a), (b, window_b))]
     common = asked[0].keys() & asked[1].keys()
-    unequal = next((index for index in sorted(common) if asked[0][index] != asked[1][index]), None)
-    closed, talks = (window_a.workload.get(name) is not None for name in ("concurrency", "turns"))
-    timed = window_a.workload.get("duration_s") is not None
+    pairs = ((index, *_lengths(asked[0][index], asked[1][index])) for index in sorted(common))
+    unequal = next(((index, a, b) for index, a, b in pairs if a != b), None)
+    recorded = {name for name, value in window_a.workload.items() if value not in (None, UNRECORDED)}
+    closed, timed, talks = (name in recorded for name in ("concurrency", "duration_s", "turns"))
     as_many_as_it_can = talks or (closed and timed)  # a failed turn, or a slow server, leaves out later ones
-    if seeds[0] != seeds[1]:
+    if UNRECORDED not in seeds and seeds[0] != seeds[1]:
         problem = f"unequal work: repeat {window_a.repeat} has seed {seeds[0]} on one side and {seeds[1]} on the other"
     elif unequal is not None:
-        lengths = " and ".join("ISL {}, OSL {}".format(*side[unequal]) for side in asked)
-        problem = f"unequal work: request {unequal} of repeat {window_a.repeat} has {lengths}"
+        index, *sides = unequal
+        lengths = " and ".join("ISL {}, OSL {}".format(*side) for side in sides)
+        problem = f"unequal work: request {index} of repeat {window_a.repeat} has {lengths}"
     elif len(common) < max(map(len, asked)) and not as_many_as_it_can:
         problem = f"unequal work: repeat {window_a.repeat} has {len(asked[0])} requests on one side, {len(asked[1])} on the other"
     if problem and not allow:
@@ -283,23 +303,39 @@ def _check_requests(a: Records, window_a: Window, b: Records, window_b: Window, 
         said.append(problem)
 
 
-def _asked(records: Records, window: Window) -> dict[int, tuple[int, int]]:
+def _asked(records: Records, window: Window) -> dict[int, tuple[int, ...]]:
+    """Per index ISL and OSL as asked for, and prompt and answer as counted where it ended well; -1 where not recorded."""
     table = records.requests
     table = table.filter(
         pc.and_(pc.equal(table.column("measurement"), window.measurement), pc.equal(table.column("phase"), "measure"))
     )
-    columns = (ints(table, name).tolist() for name in ("index", "isl", "osl"))
-    return {index: (isl, osl) for index, isl, osl in zip(*columns, strict=True)}
+    asked = [ints(table, name, UNKNOWN) for name in ("isl", "osl")]
+    ok = equals(table, "outcome", "ok")
+    counted = [np.where(ok, ints(table, name, UNKNOWN), UNKNOWN) for name in ("prompt_tokens", "output_tokens")]
+    columns = zip(*(column.tolist() for column in (*asked, *counted)), strict=True)
+    return dict(zip(ints(table, "index").tolist(), columns, strict=True))
+
+
+def _lengths(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The lengths that two requests are held equal by: those asked for, or, where an import does not say, those counted."""
+    known = UNKNOWN not in (*one[:2], *other[:2])
+    mine, theirs = (one[:2], other[:2]) if known else (one[2:], other[2:])
+    pairs = [(a, b) if UNKNOWN not in (a, b) else (UNKNOWN, UNKNOWN) for a, b in zip(mine, theirs, strict=True)]
+    return (pairs[0][0], pairs[1][0]), (pairs[0][1], pairs[1][1])
 
 
 def _failed(side: list[Measured]) -> int:
     return sum(int((one.requests.measured & ~one.requests.ok).sum()) for one in side)
 
 
-def _marks(side: Side, dummy: bool) -> tuple[Mark, ...]:
+def marks_of_side(side: Side, manifest: Mapping[str, Any]) -> tuple[Mark, ...]:
+    """The marks of a side's windows, each kind once, warnings first."""
+    foreign = imported(manifest)
     found: dict[str, Mark] = {}
     for records, window in side:
-        for mark in marks(records, window, dummy_weights=dummy):
+        for mark in marks(records, window, dummy_weights=dummy_weights(manifest)):
             if mark.kind != "few_requests":  # percentiles are pooled: each row says itself what it lacks
                 found.setdefault(mark.kind, mark)
+    if foreign is not None:
+        found[foreign.kind] = foreign
     return tuple(sorted(found.values(), key=lambda mark: mark.severity != "warning"))

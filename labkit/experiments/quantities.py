@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from labkit.measure.metrics import STALL_S, good_requests, is_open_loop, of_measurement
+from labkit.measure.metrics import STALL_S, good_requests, is_open_loop, of_measurement, slo_lacks
 from labkit.measure.records import Records, Window
 from labkit.measure.statistics import (
     Repeat,
@@ -81,7 +81,7 @@ def _good(measured: RequestMetrics, window: Window, slo: Slo | None) -> tuple[Fl
     if slo is None:
         return None, "no SLO was given"
     good, unknown = good_requests(measured, slo, open_loop=is_open_loop(window))
-    return (None, _UNCOUNTED) if unknown.any() else (good.astype(np.float64), "")
+    return (None, slo_lacks(measured, window, slo)) if unknown.any() else (good.astype(np.float64), "")
 
 
 #: Values of one window, given the number of the side's repeats; a text says why there are none.

@@ -59,7 +59,8 @@ class Loops:
     Args:
         host: launches the requests.
         workload: what is asked for.
-        mine, shards: this shard takes the arrivals whose number is ``mine`` modulo ``shards``; no more shards than slots.
+        mine, shards: this shard takes the arrivals whose number is ``mine`` modulo ``shards``; of a closed loop the slots, and
+            their arrivals: number i belongs to slot ``i mod concurrency``.
         stopping: set when nothing more is to be sent.
         clock: ``CLOCK_MONOTONIC`` in ns.
 
@@ -78,7 +79,8 @@ class Loops:
         clock: Callable[[], int],
     ) -> None:
         self._host, self._work = host, workload
-        self._mine, self._shards = mine, min(shards, workload.concurrency or shards)  # one without a slot would keep its share
+        self._mine, self._shards = mine, shards
+        self._slots = range(mine, workload.concurrency or 0, shards)
         self._stopping, self._clock = stopping, clock
         self._turns = Turns()
         self._taken: Counter[LoadPhase] = Counter()
@@ -93,12 +95,13 @@ class Loops:
         phase: LoadPhase = "warmup" if self._work.warmup_s > 0 else "measure"
         builder, slots = self._host.builder, self._work.concurrency or 0
         most = min(slots, builder.schedule.starts(phase) or slots, _AHEAD)
-        talks = [Talk(builder, phase, number) for number in range(self._mine, most, self._shards)]
+        talks = [Talk(builder, phase, number) for number in self._slots if number < most]
         self._ready.extend((talk, talk.body(builder)) for talk in talks)
 
     async def run(self, start_ns: int, measure_ns: int) -> None:
         """Launch everything; returns when nothing more is to be launched."""
         self._start_ns, self._measure_ns = start_ns, measure_ns
+        await self._until(start_ns)
         await (self._open() if self._work.is_open_loop else self._closed())
 
     async def _open(self) -> None:
@@ -145,10 +148,7 @@ class Loops:
             self._talks.discard(task)
 
     async def _closed(self) -> None:
-        concurrency = self._work.concurrency
-        assert concurrency is not None
-        slots = concurrency // self._shards + (self._mine < concurrency % self._shards) if self._mine < self._shards else 0
-        await asyncio.gather(*(self._slot() for _ in range(slots)))
+        await asyncio.gather(*(self._slot() for _ in self._slots))
 
     async def _slot(self) -> None:
         scheduled_ns = self._start_ns
@@ -169,7 +169,8 @@ class Loops:
     def _take(self, now_ns: int) -> tuple[LoadPhase, int] | None:
         """The next arrival of a closed loop by phase and number, or ``None`` at the end."""
         phase: LoadPhase = "warmup" if now_ns < self._measure_ns else "measure"
-        number = self._taken[phase] * self._shards + self._mine
+        lap, slot = divmod(self._taken[phase], len(self._slots))
+        number = lap * (self._work.concurrency or 0) + self._slots[slot]
         most, until_ns = self._host.builder.schedule.starts(phase), self._host.until_ns
         over = until_ns is not None and now_ns >= until_ns
         if self._stopping.is_set() or over or (most is not None and number >= most):

@@ -10,6 +10,7 @@ A new target (``epoch``) holds for requests that start after it; those under way
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from labkit.measure.records import REQUESTS
 from labkit.spec import Workload
 
 PROGRESS_HZ: Final = 4.0
+_SETTLE_TICKS: Final = 2  # parse at every second tick, write what was parsed at the others
 
 
 @dataclass(slots=True, eq=False)
@@ -125,10 +127,12 @@ class Shard:
         if old >= 0 and old != epoch and not self._in_flight[old]:
             self._drained(old)
 
-    async def run(self, measurement: int, workload: Workload, *, first_request: int, shards: int = 1) -> LoadResult:
+    async def run(
+        self, measurement: int, workload: Workload, *, first_request: int, shards: int = 1, start_ns: int | None = None
+    ) -> LoadResult:
         """Drive the workload and follow every request to its end, each for ``workload.timeout_s`` at most.
 
-        When it returns, every row has been flushed by the sinks.
+        Begins at ``start_ns``, so that shards can begin together, or at once. When it returns, every row has been flushed.
 
         Raises:
             LoadError: no target was set, or a measurement is running.
@@ -143,7 +147,7 @@ class Shard:
         mine = self._shard % shards
         loops = Loops(self, workload, mine=mine, shards=shards, stopping=self._stopping, clock=self._clock)
         loops.build_ahead()
-        start_ns = self._clock()
+        start_ns = self._clock() if start_ns is None else start_ns
         measure_ns = start_ns + int(workload.warmup_s * 1e9)
         until_ns = measure_ns + int(workload.duration_s * 1e9) if workload.duration_s is not None else None
         run = _Measurement(measurement, workload, first_request, shards, start_ns, measure_ns, until_ns)
@@ -287,17 +291,22 @@ class Shard:
     # --- clockwork ---
 
     async def _tick(self) -> None:
-        while True:
+        for tick in itertools.count():
             await asyncio.sleep(1 / PROGRESS_HZ)
-            try:
-                self._flush()
-            except LabError as error:
-                self._failure = self._failure or error
-                self.stop()
-            for client in self._clients.values():
-                client.settle()
+            if tick % _SETTLE_TICKS == 0:
+                for client in self._clients.values():
+                    client.settle()
+            else:
+                self._try_flush()
             if (run := self._running) is not None:
                 self._say({"said": "progress", **asdict(self._progress(run))})
+
+    def _try_flush(self) -> None:
+        try:
+            self._flush()
+        except LabError as error:
+            self._failure = self._failure or error
+            self.stop()
 
     def _progress(self, run: _Measurement) -> Progress:
         ended = sum(run.counts.values())

@@ -27,17 +27,18 @@ class RequestMetrics:
     """One entry per row of ``records.requests``, in its order. NaN is undefined, never 0.
 
     Attributes:
-        request, measurement, index, epoch, scheduled_ns: as recorded.
+        request, measurement, index, epoch: as recorded.
         measured: scheduled in the measure phase.
         ok: ended as asked; everything else is a failure.
         straddled: alive across a re-split.
-        send_lag_s: real send − scheduled send.
+        send_lag_s: real send − scheduled send; undefined where the schedule was not recorded (an imported run).
         ttft_s: first chunk with at least one token − real send. Where the server does not count, the first chunk with text.
         ttft_from_schedule_s: the same − *scheduled* send.
         tpot_s: (last − first token chunk) / (n − k₁); undefined for n = k₁ and where n or k₁ is unknown.
         single: n = k₁: no token after the first chunk, so that TPOT is undefined by nature and no limit on it can be missed.
         e2e_s: last token chunk − real send.
         prompt_tokens, output_tokens: as the server counted.
+        scheduled_ns: as recorded; the real send where the schedule was not.
         first_token_ns, last_token_ns: instants as floats (exact to 4 ns for a year of uptime).
         end_ns: end of the HTTP stream.
     """
@@ -149,8 +150,8 @@ def request_metrics(records: Records, chunks: TokenChunks | None = None) -> Requ
     """
     chunks = token_chunks(records) if chunks is None else chunks
     table = records.requests
-    scheduled, sent = ints(table, "scheduled_ns"), ints(table, "sent_ns", UNKNOWN)
-    answered, was_sent = chunks.counts > 0, sent != UNKNOWN
+    scheduled, sent = ints(table, "scheduled_ns", UNKNOWN), ints(table, "sent_ns", UNKNOWN)
+    answered, was_sent, was_scheduled = chunks.counts > 0, sent != UNKNOWN, scheduled != UNKNOWN
     first, last, first_tokens = (np.full(len(table), UNKNOWN, np.int64) for _ in range(3))
     first[answered] = chunks.t_ns[chunks.starts[answered]]
     last[answered] = chunks.t_ns[(chunks.starts + chunks.counts - 1)[answered]]
@@ -166,15 +167,15 @@ def request_metrics(records: Records, chunks: TokenChunks | None = None) -> Requ
         measured=equals(table, "phase", "measure"),
         ok=equals(table, "outcome", "ok"),
         straddled=bools(table, "straddled"),
-        send_lag_s=_seconds(sent - scheduled, was_sent),
+        send_lag_s=_seconds(sent - scheduled, was_sent & was_scheduled),
         ttft_s=_seconds(first - sent, answered & was_sent),
-        ttft_from_schedule_s=_seconds(first - scheduled, answered),
+        ttft_from_schedule_s=_seconds(first - scheduled, answered & was_scheduled),
         tpot_s=_seconds(last - first, counted & (later_tokens > 0)) / np.maximum(later_tokens, 1),
         single=counted & (later_tokens == 0),
         e2e_s=_seconds(last - sent, answered & was_sent),
         prompt_tokens=floats(table, "prompt_tokens"),
         output_tokens=floats(table, "output_tokens"),
-        scheduled_ns=scheduled,
+        scheduled_ns=np.where(was_scheduled, scheduled, sent),
         first_token_ns=np.where(answered, first, np.nan),
         last_token_ns=np.where(answered, last, np.nan),
         end_ns=floats(table, "end_ns"),

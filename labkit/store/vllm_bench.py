@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labkit.measure.metrics import of_measurement
-from labkit.measure.records import Records, Window
+from labkit.measure.records import UNRECORDED, Records, Window
 from labkit.measure.timing import TokenChunks, chunk_gaps, floats, request_metrics, token_chunks
 
 Floats = npt.NDArray[np.float64]
@@ -46,7 +46,8 @@ def to_vllm_bench(records: Records, window: Window, *, model: str, date: str, to
     ok = requests.ok
     counted = np.nan_to_num(requests.output_tokens, nan=0.0)
     output = np.where(ok, counted, 0).astype(np.int64)
-    prompt = np.where(np.isnan(requests.prompt_tokens), floats(table, "isl"), requests.prompt_tokens).astype(np.int64)
+    asked = np.nan_to_num(floats(table, "isl"), nan=0.0)
+    prompt = np.where(np.isnan(requests.prompt_tokens), asked, requests.prompt_tokens).astype(np.int64)
     ends = requests.end_ns[np.isfinite(requests.end_ns)]
     duration_s = (float(ends.max()) - window.measure_ns) / 1e9 if len(ends) else 0.0
     per_s = 1 / duration_s if duration_s > 0 else 0.0
@@ -90,7 +91,7 @@ def to_vllm_bench(records: Records, window: Window, *, model: str, date: str, to
 
 def _conditions(work: dict[str, Any], model: str, tokenizer: str | None, date: str, count: int) -> dict[str, Any]:
     backend = "openai-chat" if work["api"] == "chat" else "openai"
-    rate = work["rate"] if work.get("turns") is None else None  # one of conversations has no name there
+    rate = work["rate"] if work.get("turns") in (None, UNRECORDED) else None  # one of conversations has no name there
     burstiness = {"constant": "inf", "poisson": 1.0}.get(work["arrivals"], work["burstiness"])
     return {
         "date": date,
