@@ -76,9 +76,9 @@ class ResponseParser:
         lines = data[:stop].split(b"\n")
         if not all(line.endswith(b"\r") for line in lines[:-1]):
             return 0
-        for line in [*lines, b""]:
+        for line in (*(line[:-1] for line in lines[:-1]), lines[-1], b""):  # the last one's CR is that of the empty line's mark
             if self.error is None:
-                self._line(line.removesuffix(b"\r"))
+                self._line(line)
         self._look()
         return stop + 4
 

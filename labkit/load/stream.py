@@ -96,7 +96,7 @@ class Stream:
         if data.endswith(_USUAL_END):
             return len(kept) >= _MOST_KEPT
         if self._usual is None:
-            if data.endswith(_USUAL_LAST) and len(data) > len(_USUAL_LAST):  # a last token, and the end: cut in two
+            if data.endswith(_USUAL_END + _USUAL_LAST):  # a last token, and the end: cut in two
                 kept[-1:] = data[: -len(_USUAL_LAST)], _USUAL_LAST
                 self._t_ns.append(t_ns)
             self._usual = len(kept) - 1

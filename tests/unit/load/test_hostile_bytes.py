@@ -66,6 +66,7 @@ RESPONSES = {
     "extensions": whole(completions()).replace(b"\r\ndata", b';name="v\r\x00"\r\ndata'),
     "crlf and comments": whole([b": ping\r\n\r\n", *completions(b"\r\n"), b"id: 5\r\nretry: 9\r\n\r\n"]),
     "bare cr": whole(completions(b"\r")),
+    "prompt counted once": whole([completions()[0], *(one.replace(b"prompt_tokens", b"x") for one in completions()[1:])]),
     "length": HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY,
     "close": HEAD + b"\r\n" + BODY,
     "informed": b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * 3 + whole(completions()),
@@ -75,11 +76,13 @@ RESPONSES = {
     "done twice": whole([*completions(), event(b"[DONE]"), *completions(), b"event: error\ndata: late\n\n", event(b"{")]),
     "byte order mark": whole([b"\xef\xbb\xbf" + completions()[0], *completions()[1:]]),
     "no json": whole([*completions()[:2], event(b"{\x00"), b"event: error\ndata: late\n\n", *completions()]),
+    "two carriage returns": whole(completions()).replace(b"chunked\r\n", b"chunked\r\r\n"),
+    "noise before the end": whole(completions()).replace(b"\r\ne\r\n", b"\r\n\xffe\r\n"),
     "gzip": HEAD + b"Content-Encoding: gzip\r\n\r\n" + BODY,
 }
 ENDS_WELL = {
     *("vllm", "chat", "two a chunk", "across chunks", "extensions", "crlf and comments", "bare cr", "length", "close"),
-    *("informed", "done twice", "byte order mark"),
+    *("informed", "done twice", "byte order mark", "prompt counted once"),
 }
 
 
