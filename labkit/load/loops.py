@@ -25,8 +25,7 @@ from labkit.spec import Workload
 
 _AHEAD: Final = 256  # requests built before they are to be sent
 _IDLE_NS: Final = 5_000_000  # an open loop builds ahead while its next send is further away than this
-_FAST_FAILURE_S: Final = 0.010
-_FAILURE_PAUSE_S: Final = 0.100
+_FAILURE_NS: Final = 100_000_000  # a slot sends nothing for so long from a request on that failed
 _EARLY_S: Final = 0.001  # the event loop's timers have a resolution of 1 ms
 
 
@@ -154,16 +153,16 @@ class Loops:
         scheduled_ns = self._start_ns
         while (taken := self._take(scheduled_ns)) is not None:
             await self._turns.next()
+            if self._stopping.is_set():
+                return
             if self._ready and (self._ready[0][0].phase, self._ready[0][0].number) == taken:
                 talk, body = self._ready.popleft()
             else:
                 talk = Talk(self._host.builder, *taken)
                 body = talk.body(self._host.builder)
             last = await self._go_on(talk, self._host.launch(talk, scheduled_ns, body))
-            ended_ns = self._clock()
-            failed = last.reply is not None and last.reply.outcome != "ok"
-            if failed and ended_ns - last.scheduled_ns < _FAST_FAILURE_S * 1e9:
-                await self._until(ended_ns + int(_FAILURE_PAUSE_S * 1e9))  # a server that refuses is not hammered
+            if last.reply is not None and last.reply.outcome != "ok":
+                await self._until(last.scheduled_ns + _FAILURE_NS)  # a server that refuses is not hammered
             scheduled_ns = self._clock()
 
     def _take(self, now_ns: int) -> tuple[LoadPhase, int] | None:

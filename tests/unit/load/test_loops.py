@@ -106,3 +106,23 @@ def test_what_a_failure_leaves_out_is_counted(bad, load, seed):
         left_out += len(turns) - first_bad - 1
     assert {index for _, _, _, index in host.launched} == sent
     assert loops.unsent == left_out == 30 - len(sent)
+
+
+def test_who_waits_for_a_turn_when_the_load_is_stopped_sends_nothing():
+    """What is launched after the stop would be nobody's to cancel."""
+
+    async def run():
+        work, ticks = Workload(isl=3, osl=2, concurrency=4, requests=40), count(0, 10**9)
+        host, stopping = Host(work, lambda: next(ticks)), asyncio.Event()
+        launch = host.launch
+
+        def launch_and_stop(*args):
+            stopping.set()
+            return launch(*args)
+
+        host.launch = launch_and_stop
+        loops = Loops(host, work, mine=0, shards=1, stopping=stopping, clock=lambda: next(ticks))
+        await loops.run(0, 0)
+        return host.launched
+
+    assert len(asyncio.run(run())) == 1
