@@ -31,6 +31,15 @@ _TRACE: Final = (
     "With --rate or --concurrency they are sent in order, but not at their times"
 )
 
+_CONVERSATIONS: Final = (
+    "requests are the turns of conversations: each prompt is all that was said and --isl new tokens; 4, uniform:2-6 or "
+    "empirical:1,1,8. --rate and --concurrency are of conversations then, --requests of turns"
+)
+_HISTORY: Final = (
+    "answers in the prompts of later turns: seeded (the same requests for every server; default), or served (what the server "
+    "answered, so that its cache of generated tokens is hit)"
+)
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the command to ``labkit``."""
@@ -61,6 +70,9 @@ def add_parser(subparsers: Any) -> None:
     )
     add("--prefix-groups", type=int, default=0, metavar="G", help="each prompt begins with one of G shared prefixes")
     add("--prefix-tokens", type=int, default=0, metavar="N", help="length of a shared prefix, part of the input tokens")
+    add("--turns", metavar="N", help=_CONVERSATIONS)
+    add("--think", metavar="S", help="seconds from an answer to the next turn: 1.5, lognormal:2,0.5, exponential:2 (default: 0)")
+    add("--history", choices=("seeded", "served"), help=_HISTORY)
     add("--requests", type=int, metavar="N", help="send so many")
     add("--duration", type=float, metavar="S", help="send for so many seconds")
     add(
@@ -87,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.markup import escape
 
     from labkit.load.probe import probe
+    from labkit.load.progress import UNSENT
     from labkit.load.schedule import Schedule
     from labkit.load.served import fitted, served_length
 
@@ -95,12 +108,13 @@ def run(args: argparse.Namespace) -> int:
     Schedule(workload)  # a trace that cannot be read is told before anything is asked
     target = _target(args)
     _check_writable(args.json)
-    found = asyncio.run(probe(target, api=workload.api, timeout_s=min(workload.timeout_s, 60.0)))
+    ids = workload.needs_token_ids
+    found = asyncio.run(probe(target, api=workload.api, timeout_s=min(workload.timeout_s, 60.0), token_ids=ids))
     for note in found.notes:
         notes.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
-    if workload.longest is None:
+    if workload.longest is None or workload.turns is not None:
         workload = fitted(workload, served_length(target))
-        if workload.clip_tokens is None:
+        if workload.longest is None:
             notes.print(
                 "[yellow]note[/]: the server does not say how long its model is: nothing is clipped (--max-model-len)",
                 soft_wrap=True,
@@ -114,6 +128,8 @@ def run(args: argparse.Namespace) -> int:
     _report(records, window, result, data)
     if args.json is not None:
         _save(args.json, data)
+    if result.unsent:
+        notes.print(f"[yellow]note[/]: {result.unsent} {UNSENT}", soft_wrap=True)
     if interrupted:
         notes.print("[yellow]interrupted[/]: the figures are of what was recorded until then")
         return 130
@@ -140,6 +156,9 @@ def _workload(args: argparse.Namespace) -> Workload:
         clip_tokens=args.max_model_len,
         prefix_groups=args.prefix_groups,
         prefix_tokens=args.prefix_tokens,
+        turns=args.turns,
+        think_s=args.think,
+        history=args.history,
         duration_s=args.duration,
         requests=args.requests,
         warmup_s=_warmup_s(args.warmup),
@@ -260,8 +279,9 @@ def _report(records: Records, window: Window, result: LoadResult, data: dict[str
 
     from labkit.measure.metrics import of_measurement
     from labkit.measure.statistics import percentile
-    from labkit.measure.timing import chunk_gaps, itl_s, request_metrics
+    from labkit.measure.timing import chunk_gaps, ints, itl_s, request_metrics
     from labkit.measure.validity import marks
+    from labkit.spec.workload import talk_text
 
     mine = of_measurement(records, window)
     requests, gaps = request_metrics(mine), chunk_gaps(mine)
@@ -270,7 +290,8 @@ def _report(records: Records, window: Window, result: LoadResult, data: dict[str
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(result.counts.items(), key=lambda item: -item[1]))
     measured = int(requests.measured.sum())
     lengths = " → ".join("as in the trace" if (text := str(window.workload[key])) == "trace" else text for key in ("isl", "osl"))
-    console.print(f"[bold]{escape(data['model_id'])}[/]  {escape(lengths)} tokens")
+    talk, turn = talk_text(window.workload), ints(records.requests, "turn", -1)
+    console.print(f"[bold]{escape(data['model_id'])}[/]  {escape(f'{talk}, each {lengths}' if talk else lengths)} tokens")
     console.print(f"{measured} requests measured in {window.length_s:.1f} s; all: {outcomes or 'none'}")
     if window.cut:
         console.print(escape(window.cut))
@@ -287,6 +308,8 @@ def _report(records: Records, window: Window, result: LoadResult, data: dict[str
         column.justify = "right"
     rows = (
         ("TTFT", requests.ttft_s[counted]),
+        *((("· first turns", requests.ttft_s[counted & (turn == 0)]),) if talk else ()),
+        *((("· later turns", requests.ttft_s[counted & (turn > 0)]),) if talk else ()),
         ("TPOT", requests.tpot_s[counted]),
         ("ITL", itl_s(counted_gaps)),
         *((("chunk gap", counted_gaps.gap_s),) if (counted_gaps.tokens != 1).any() else ()),

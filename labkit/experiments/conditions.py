@@ -9,6 +9,7 @@ from typing import Any
 
 from labkit.measure.records import UNRECORDED, Window
 from labkit.measure.validity import dummy_weights
+from labkit.spec.workload import talk_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +66,18 @@ def workload_text(workload: Mapping[str, Any]) -> str:
     rate, concurrency = workload.get("rate"), workload.get("concurrency")
     arrivals = {"poisson": "Poisson", "gamma": f"gamma (burstiness {workload.get('burstiness', 1):g})"}
     arrival = str(workload.get("arrivals", ""))
+    talk = talk_text(workload)
+    unit, plural = ("conversations/s", "conversations") if talk else ("req/s", "requests")
     if rate is not None:
-        load = f"{rate:g} req/s {arrivals.get(arrival, arrival)}".strip()
+        load = f"{rate:g} {unit} {arrivals.get(arrival, arrival)}".strip()
         load += f", at most {concurrency} at once" if concurrency is not None else ""
     elif concurrency is not None:
-        load = f"{concurrency} concurrent requests"
+        load = f"{concurrency} concurrent {plural}"
     else:
-        load = "requests at its times" if arrival == "trace" else f"{arrival} req/s" if arrival else "load unknown"
+        load = "requests at its times" if arrival == "trace" else f"{arrival} {unit}" if arrival else "load unknown"
     trace = [f"trace {PurePath(workload['trace']).name}"] if workload.get("trace") else []
     lengths = [f"{key.upper()} {workload[key]}" for key in ("isl", "osl") if workload.get(key) not in (None, "trace")]
-    return ", ".join([*trace, load, *lengths])
+    return ", ".join([*trace, load, *([talk] if talk else []), *lengths])
 
 
 def _left_out(windows: Sequence[Window]) -> str:

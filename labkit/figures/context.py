@@ -13,6 +13,7 @@ from labkit.figures.series import origin_ns, sides, text_of
 from labkit.measure.records import UNRECORDED, Records, Window
 from labkit.measure.validity import grouped, marks_of
 from labkit.spec.topology import Role, Topology
+from labkit.spec.workload import talk_text
 
 _MOST_WARNINGS: Final = 3
 
@@ -140,10 +141,13 @@ def workload_text(workload: Mapping[str, Any]) -> str:
     workload = {name: value for name, value in workload.items() if value != UNRECORDED}
     parts = [f"trace {PurePath(workload['trace']).name}"] if workload.get("trace") else []
     parts += [f"{key.upper()} {workload[key]}" for key in ("isl", "osl") if workload.get(key) not in (None, "trace")]
+    talk = talk_text(workload)
+    unit = "conversations/s" if talk else "req/s"
+    parts += [talk] if talk else []
     if workload.get("rate"):
-        parts.append(f"{workload['rate']:g} req/s {workload.get('arrivals', 'poisson')}")
+        parts.append(f"{workload['rate']:g} {unit} {workload.get('arrivals', 'poisson')}")
     elif workload.get("concurrency"):
-        parts.append(f"{workload['concurrency']} concurrent")
+        parts.append(f"{workload['concurrency']} concurrent{' conversations' if talk else ''}")
     elif ":" in str(workload.get("arrivals")):
-        parts.append(f"{workload['arrivals']} req/s")
+        parts.append(f"{workload['arrivals']} {unit}")
     return ", ".join(parts)

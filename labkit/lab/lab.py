@@ -19,7 +19,7 @@ from labkit.lab.overload import watch_for
 from labkit.lab.telemetry_agent import TelemetryAgent, WatchedWorker
 from labkit.lab.telling import Lines
 from labkit.load.probe import probe_apart
-from labkit.load.progress import LoadResult, Progress
+from labkit.load.progress import UNSENT, LoadResult, Progress
 from labkit.load.schedule import Schedule
 from labkit.load.served import fitted, served_length
 from labkit.load.target import Dialect, Target
@@ -116,13 +116,14 @@ class Lab:
                 f"{lacking} is not installed for {python}",
                 remedy="run `make setup`, or let LABKIT_ENGINE_PYTHON name the interpreter that has it",
             )
-        longest = workload.longest if workload else None
+        longest, grows = (workload.longest, workload.turns is not None) if workload else (None, False)
+        dtype = None if node.gpus else "float32"
         manifest = facts.launched(
             kind, engine, found, node, model, wanted, workload=workload, slo=self.slo, options=options or EngineOptions()
         )
         self.run = _new_run(results, name, manifest)
         try:
-            served = prepare(model, self.run.path / "model", isl_osl_max=longest, dtype=None if node.gpus else "float32")
+            served = prepare(model, self.run.path / "model", isl_osl_max=longest, may_clip=grows, dtype=dtype)
             gpus = None if node.gpus else ()
             self._telemetry = TelemetryAgent.start(self.run.path, gpus=gpus)
             self.deployment: Deployment | Attached = Deployment(
@@ -179,7 +180,8 @@ class Lab:
         try:
             lab.deployment, lab._vocab = attached, vocab
             target = Target(attached.url, attached.model.name, vocab, os.environ.get("OPENAI_API_KEY"))
-            lab._dialect = probe_apart(target, api=workload.api if workload else "completions").dialect
+            asked = (workload.api, workload.needs_token_ids) if workload else ("completions", False)
+            lab._dialect = probe_apart(target, api=asked[0], token_ids=asked[1]).dialect
             lab._max_model_len = served_length(target)
             lab._telemetry = TelemetryAgent.start(lab.run.path, gpus=())
             lab._load = LoadFleet.start(lab.run.path, shards=shards)
@@ -295,11 +297,14 @@ class Lab:
         if workload.warmup == "auto":
             window = cut_warmup(self.run.records(), window)
         self.run.add_window(window)
+        if result.unsent:
+            self.run.note(f"{result.unsent} {UNSENT}", data={"measurement": load.measurement})
+            self.progress(f"  {result.unsent} {UNSENT}")
         self.run.update(telemetry_missing=self._telemetry.missing)
         for failure in deployment.failures:
             self.run.note(failure.what, kind="fault", t_ns=result.end_ns)
             self.progress(str(failure))
-        return Measurement(self.run, window, self.slo, result.counts, result.stopped)
+        return Measurement(self.run, window, self.slo, result.counts, result.stopped, result.unsent)
 
     def saturated(self, load: RunningLoad, found: Saturation) -> None:
         """Note that a load outruns its server (``RunningLoad`` calls this)."""

@@ -201,4 +201,5 @@ def merged_result(each: Sequence[LoadResult]) -> LoadResult:
         next_request=max(one.next_request for one in each),
         cpu_s=max(one.cpu_s for one in each),
         stopped=any(one.stopped for one in each),
+        unsent=sum(one.unsent for one in each),
     )

@@ -29,6 +29,7 @@ class Measurement:
         window: bounds, split and workload.
         counts: requests by outcome, all phases.
         stopped: it was stopped before its time; ``window.stopped`` says why.
+        unsent: turns that were not sent because an earlier one of their conversation failed.
     """
 
     run: Run
@@ -36,6 +37,7 @@ class Measurement:
     slo: Slo | None
     counts: Mapping[str, int]
     stopped: bool
+    unsent: int = 0
 
     @property
     def records(self) -> Records:
@@ -70,13 +72,15 @@ class Measurement:
         summary = summarise(records, window, slo=self.slo)
         marks = marks_of(records, window, self.run.manifest, summary)
         unit = window.accelerator
+        asked = f"{sum(self.counts.values())}, {self.failed} failed"
+        asked += f", {self.unsent} later turns not sent" if self.unsent else ""
         early = f", stopped early: {window.stopped}" if window.stopped else ", stopped early" if self.stopped else ""
         rows = [
             ("TTFT", _ms(summary, "ttft_p50_s", "ttft_p99_s")),
             ("TPOT", _ms(summary, "tpot_p50_s", "tpot_p99_s")),
             ("ITL", _ms(summary, "itl_p50_s", "itl_p99_s")),
             ("output", f"{_number(summary['output_tok_s'])} tok/s, {_number(summary['output_tok_s_per_gpu'])} per {unit}"),
-            ("requests", f"{sum(self.counts.values())}, {self.failed} failed{early}"),
+            ("requests", f"{asked}{early}"),
             ("window", window_text(window)),
         ]
         head = f"{window.side} (measurement {window.measurement}, {window.length_s:.0f} s)"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any, Final
 
-from labkit.load.events import ChunkLog
+from labkit.load.events import Choice, ChunkLog, text_of
 from labkit.load.reader import Reader
 from labkit.load.stream import REASON_KEPT as _REASON_KEPT
 from labkit.load.stream import Stream
@@ -48,6 +48,7 @@ class Reply:
     server_id: str | None = None
     chunks: int = 0
     unknown_chunks: int = 0
+    answer: list[Choice] | None = None
 
 
 class Client:
@@ -58,6 +59,9 @@ class Client:
         log: takes the chunk rows.
         on_sent: called with the instant of every send.
         count_text: counts the tokens of a text, for servers that send no usage; ``None``: such counts stay unknown.
+
+    Attributes:
+        keep_answers: replies of requests that are sent from now on hold what was answered.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Client:
         self._log = log
         self._on_sent = on_sent
         self._count_text = count_text
+        self.keep_answers = False
         self._tls = ssl.create_default_context() if target.tls else None
         self._reader: Reader | None = None
         self._addresses: list[str] = []
@@ -192,7 +197,7 @@ class Client:
         return wire
 
     def _send(self, wire: Wire, reply: Reply, data: bytes, request: int) -> None:
-        wire.begin(Stream(request, self._log, keep_text=self._count_text is not None))
+        wire.begin(Stream(request, self._log, keep=self.keep_answers or self._count_text is not None))
         reply.sent_ns = perf_counter_ns()
         if wire.closed:
             wire.lost(None, reply.sent_ns)
@@ -230,8 +235,9 @@ class Client:
         reply.prompt_tokens = count.prompt_tokens
         reply.output_tokens, reply.tokens_from = count.total()
         reply.chunks, reply.unknown_chunks = count.chunks, count.unknown
-        if reply.output_tokens is None and stream.pieces is not None and self._count_text is not None and stream.done:
-            reply.output_tokens, reply.tokens_from = self._count_text("".join(stream.pieces)), "retokenised"
+        reply.answer = stream.kept
+        if reply.output_tokens is None and stream.kept is not None and self._count_text is not None and stream.done:
+            reply.output_tokens, reply.tokens_from = self._count_text("".join(map(text_of, stream.kept))), "retokenised"
 
     def _judge(self, wire: Wire, reply: Reply, osl: int) -> None:
         self._note(wire, reply)
@@ -241,12 +247,12 @@ class Client:
         if status is not None and status != 200 and (http.error is None or stream.error_body):
             said = stream.error_body.decode(errors="replace").strip()
             reply.outcome, reply.reason = "http_error", f"HTTP {status}: {said}"[:_REASON_KEPT]
-        elif http.error is not None:
-            reply.outcome, reply.reason = "bad_stream", http.error
         elif stream.broken is not None:
             reply.outcome, reply.reason = "bad_stream", stream.broken
         elif stream.failure is not None:
             reply.outcome, reply.reason = "http_error", f"error within the stream: {stream.failure}"[:_REASON_KEPT]
+        elif http.error is not None:  # after the events: they came before the framing broke
+            reply.outcome, reply.reason = "bad_stream", http.error
         elif not stream.done:
             kind = http.headers.get("content-type", "")
             if http.complete and not count.chunks and "event-stream" not in kind:

@@ -125,7 +125,9 @@ class TokenCount:
                 return None
             if min(tokens, default=0) < 1:
                 return None
-            self.usage(usages[-1])  # type: ignore[arg-type]
+            prompts = (usage.prompt_tokens for usage in reversed(usages) if usage is not None)
+            self.prompt_tokens = next((count for count in prompts if count is not None), self.prompt_tokens)
+            self.completion_tokens = now[-1]
             self.listed += 0 if unlisted else sum(map(len, listed))  # type: ignore[arg-type]
             self.token_chunks += n
         elif usages.count(None) == n and not unlisted:

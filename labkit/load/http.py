@@ -36,7 +36,7 @@ class ResponseParser:
     """One response. Give it every read with ``feed`` and the end of the connection with ``eof``.
 
     Attributes:
-        status: the final status code, ``None`` until the head is whole; 1xx responses are skipped.
+        status: the final status code, ``None`` until the head is whole; 1xx responses are skipped, and limited with its head.
         headers: by lower-case name; of repeated ones the last.
         complete: the body has ended as its framing promised.
         error: why the bytes are no HTTP response; nothing is read after it.
@@ -76,9 +76,9 @@ class ResponseParser:
         lines = data[:stop].split(b"\n")
         if not all(line.endswith(b"\r") for line in lines[:-1]):
             return 0
-        for line in [*lines, b""]:
+        for line in (*(line[:-1] for line in lines[:-1]), lines[-1], b""):  # the last one's CR is that of the empty line's mark
             if self.error is None:
-                self._line(line.removesuffix(b"\r"))
+                self._line(line)
         self._look()
         return stop + 4
 
@@ -153,6 +153,7 @@ class ResponseParser:
                 raise AssertionError(self._state)
 
     def _status_line(self, line: bytes) -> None:
+        self._head_bytes += len(line) + 2
         match = _STATUS.fullmatch(line)
         if match is None:
             self._break(f"no HTTP status line: {line[:64]!r}")

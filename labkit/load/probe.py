@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
+
 from labkit.errors import LoadError
 from labkit.load.client import Client, Reply
 from labkit.load.events import ChunkLog
 from labkit.load.prompts import token_range
-from labkit.load.target import OPENAI, VLLM, Dialect, Requests, Target, request_body
+from labkit.load.target import OPENAI, VLLM, Dialect, Requests, Target, message
 from labkit.spec import Workload
 from labkit.spec.workload import Api
 
@@ -34,14 +36,20 @@ class Probe:
     notes: tuple[str, ...]
 
 
-def probe_apart(target: Target, *, api: Api) -> Probe:
+def probe_apart(target: Target, *, api: Api, token_ids: bool = False) -> Probe:
     """``probe`` for callers in whose thread an event loop is running, as in a notebook's cell; it blocks."""
     with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(lambda: asyncio.run(probe(target, api=api))).result()
+        return thread.submit(lambda: asyncio.run(probe(target, api=api, token_ids=token_ids))).result()
 
 
-async def probe(target: Target, *, api: Api, timeout_s: float = 60.0) -> Probe:
+async def probe(target: Target, *, api: Api, timeout_s: float = 60.0, token_ids: bool = False) -> Probe:
     """Send a short request in one dialect after the other until one is taken.
+
+    Args:
+        target: the endpoint.
+        api: what the requests will be.
+        timeout_s: for each of them.
+        token_ids: those of the answers are wanted, even where their number is known without them.
 
     Raises:
         LoadError: nobody answers at the URL, the key is refused, there is no such path or model, or every dialect is refused.
@@ -59,7 +67,7 @@ async def probe(target: Target, *, api: Api, timeout_s: float = 60.0) -> Probe:
                 remedy="see its /v1/models for the names, and check --base-url and --api",
             )
         if reply.http_status not in _REFUSALS:
-            return await _richer(target, api, timeout_s, dialect, reply, counted)
+            return await _richer(target, api, timeout_s, dialect, reply, counted, token_ids)
         first = first or reply
     assert first is not None
     raise LoadError(
@@ -67,17 +75,20 @@ async def probe(target: Target, *, api: Api, timeout_s: float = 60.0) -> Probe:
     )
 
 
-async def _richer(target: Target, api: Api, timeout_s: float, dialect: Dialect, reply: Reply, counted: bool) -> Probe:
+async def _richer(
+    target: Target, api: Api, timeout_s: float, dialect: Dialect, reply: Reply, counted: bool, token_ids: bool
+) -> Probe:
     """Whether the counts of chunks are known, or can be had by asking for token ids."""
     notes = []
     if reply.outcome not in ("ok", "short"):
         notes.append(f"the probe ended as {reply.outcome}: {reply.reason}")
     if not dialect.ignore_eos:
         notes.append("the server does not know ignore_eos: answers may be shorter than asked")
-    elif not counted:
+    elif token_ids or not counted:
         listed = replace(dialect, token_ids=True)
-        again, counted = await _try(replace(target, dialect=listed), api, timeout_s)
-        if again.outcome == "ok" and again.chunks and counted:
+        again, counted_so = await _try(replace(target, dialect=listed), api, timeout_s)
+        told = sum(len(choice.token_ids or ()) for choice in again.answer or ()) >= _OUTPUT_TOKENS
+        if again.outcome == "ok" and again.chunks and counted_so and (told or not token_ids):
             return Probe(listed, tuple(notes))
     if not counted:
         notes.append(
@@ -100,10 +111,12 @@ async def _try(target: Target, api: Api, timeout_s: float) -> tuple[Reply, bool]
     """What came back, and whether the tokens of its chunks are known: chunks without text count too, they may hold tokens."""
     requests = Requests(target, Workload(isl=_PROMPT_TOKENS, osl=_OUTPUT_TOKENS, concurrency=1, requests=1, api=api))
     low, high = token_range(target.vocab)
-    prompt: str | list[int] = "Count to three." if api == "chat" else [high - 1, *range(low, low + _PROMPT_TOKENS - 1)]
-    body = request_body(target, prompt, _OUTPUT_TOKENS, chat=api == "chat")
+    ids = [high - 1, *range(low, low + _PROMPT_TOKENS - 1)]
+    prompt = message("user", "Count to three.") if api == "chat" else msgspec.json.encode(ids)[1:-1]
+    body = requests.of_parts([prompt], _OUTPUT_TOKENS)
     log = ChunkLog()
     client = Client(target, log)
+    client.keep_answers = True
     head = requests.head(body, "labkit-probe")
     try:
         reply = await client.request(head, body, request=0, osl=_OUTPUT_TOKENS, timeout_s=timeout_s)

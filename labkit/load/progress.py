@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
+
+#: What ``LoadResult.unsent`` counts, in words behind the number.
+UNSENT: Final = "later turns of conversations were not sent: an earlier one failed, or its answer cannot be told"
 
 
 class Sink(Protocol):
@@ -44,6 +47,8 @@ class LoadResult:
         next_request: the first request id that is still free.
         cpu_s: CPU seconds of the shard's process from start to end.
         stopped: the load was stopped before its time.
+        unsent: turns of conversations, of all phases, that were not sent because an earlier turn had failed, or because
+            nobody could tell what its answer was.
     """
 
     start_ns: int
@@ -54,3 +59,4 @@ class LoadResult:
     next_request: int
     cpu_s: float
     stopped: bool = False
+    unsent: int = 0

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labkit.errors import LoadError
-from labkit.load.schedule import Draw, Piece, rng
+from labkit.load.draws import Draw, Piece, rng
 
 _TEXT: Final = (
     "time year people way day man thing woman life child world school state family student group country problem hand part "
@@ -104,8 +104,8 @@ class Prompts:
         return drawn[0] if len(drawn) == 1 else np.concatenate(drawn)
 
     def encoded_ids(self, pieces: Sequence[Piece]) -> bytes:
-        """The same as a JSON array. Pieces that prompts share are kept as text: long prompts are made of them."""
-        return b"[" + b",".join(self._shared(p) if p.draw in _SHARED else self._encoded(p) for p in pieces) + b"]"
+        """The same as JSON without the array's brackets. Pieces that prompts share are kept: long prompts are made of them."""
+        return b",".join(self._shared(p) if p.draw in _SHARED else self._encoded(p) for p in pieces)
 
     def _encoded(self, piece: Piece) -> bytes:
         return msgspec.json.encode(self.token_ids((piece,)).tolist())[1:-1]

@@ -1,60 +1,28 @@
 """Which request comes when, and how long it is: pure functions of a workload and its seed.
 
-Every number is drawn from a stream of its own, keyed by ``(seed, what, phase, block)``: another ISL distribution leaves the
-arrivals alone, a longer warm-up leaves the measured requests alone, and any number of shards can draw the same request.
-Warm-up and measure phase are scheduled apart, so request *i* of the measure phase is the same whatever came before it.
+Warm-up and measure phase are scheduled apart, so request *i* of the measure phase is the same whatever came before it. What
+arrives is a request, or in a workload with ``turns`` a conversation; a request of its own is one of a single turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from enum import IntEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from labkit.errors import LoadError
-from labkit.load.traces import BLOCK_TOKENS, Integers, Trace, load_lengths, load_trace
+from labkit.load.conversations import Conversations, Turn, content_key
+from labkit.load.draws import Draw, Integers, LoadPhase, Piece, clip, draw_lengths, rng
+from labkit.load.traces import BLOCK_TOKENS, Trace, load_lengths, load_trace
 from labkit.spec import Lengths, Workload
 from labkit.spec.arrivals import Segment
-from labkit.spec.lengths import MOST_TOKENS
 
 _BLOCK: Final = 1024
 _COUNTED: Final = 10_000  # requests looked at where their number is not known
-
-LoadPhase = Literal["warmup", "measure"]
-_PHASE_KEY: Final[dict[LoadPhase, int]] = {"measure": 0, "warmup": 1}
-
-
-class Draw(IntEnum):
-    """What a random stream is for. The numbers are part of "same seed, same requests": never renumber."""
-
-    ISL = 0
-    OSL = 1
-    ARRIVALS = 2
-    CONTENTS = 3
-    PREFIX = 4
-    GROUP = 5
-    BLOCK = 6
-    SAMPLE = 7
-
-
-def rng(seed: int, draw: Draw, phase: LoadPhase, key: int) -> np.random.Generator:
-    """The generator of one purpose: equal arguments, equal numbers; different ones, independent streams."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(int(draw), _PHASE_KEY[phase], key))))
-
-
-class Piece(NamedTuple):
-    """A part of a prompt: the first ``tokens`` of the random contents that ``(draw, phase, key)`` stand for."""
-
-    draw: Draw
-    phase: LoadPhase
-    key: int
-    tokens: int
 
 
 class Schedule:
@@ -62,6 +30,10 @@ class Schedule:
 
     Args:
         workload: lengths, arrivals and seed. ``Workload.requests`` and ``duration_s`` bound the measure phase only.
+
+    Attributes:
+        trace: the rows that are sent, where a file holds them.
+        conversations: whose turns the requests are, where they have any.
 
     Raises:
         LoadError: a trace or a file of lengths that cannot be read, or that has fewer requests than were asked for.
@@ -71,34 +43,44 @@ class Schedule:
         self.workload = workload
         self.trace = load_trace(str(workload.trace)) if workload.trace is not None else None
         self._rows = _chosen(self.trace, workload) if self.trace is not None else np.zeros(0, np.int64)
-        self._isl = _source(Lengths.parse(workload.isl or 0), "isl")
-        self._osl = _source(Lengths.parse(workload.osl or 0), "osl")
+        self._isl = isl = _source(Lengths.parse(workload.isl or 0), "isl")
+        self._osl = osl = _source(Lengths.parse(workload.osl or 0), "osl")
+        self.conversations: Conversations | None = None
+        if workload.turns is not None:
+            self.conversations = Conversations(workload, partial(_drawn, isl), partial(_drawn, osl))
         self._block = lru_cache(maxsize=8)(self._draw_lengths)
         self._groups = lru_cache(maxsize=8)(self._draw_groups)
 
+    def turns(self, phase: LoadPhase, number: int) -> tuple[Turn, ...]:
+        """The requests that follow from arrival ``number``: one, or those of a conversation; none beyond the phase's count."""
+        if self.conversations is not None:
+            return self.conversations.turns(phase, number)
+        isl, osl = self.lengths(phase, number)
+        return (Turn(number, isl, isl, osl, 0),)
+
     def lengths(self, phase: LoadPhase, index: int) -> tuple[int, int]:
-        """``(isl, osl)`` in tokens of request ``index``, each at least 1, clipped."""
+        """``(isl, osl)`` in tokens of request ``index`` on its own, each at least 1, clipped."""
         isl, osl = self._block(phase, index // _BLOCK)[:2]
         return int(isl[index % _BLOCK]), int(osl[index % _BLOCK])
 
-    def pieces(self, phase: LoadPhase, index: int) -> list[Piece]:
-        """What the prompt of a request is made of; prompts that share a piece share its tokens.
+    def pieces(self, phase: LoadPhase, number: int, turn: int = 0) -> list[Piece]:
+        """What the new part of a turn's prompt is made of; prompts that share a piece share its tokens.
 
         The blocks of a trace are those of their phase, so that a warm-up leaves no prefix of the measure phase behind. The
         prefixes of groups are the same in both.
         """
-        isl, _ = self.lengths(phase, index)
-        work, pieces = self.workload, []
+        work, pieces, left = self.workload, [], self.turns(phase, number)[turn].new
         if self.trace is not None and str(work.isl) == "trace":
-            ids = self.trace.hash_ids(int(self._rows[index % len(self._rows)]))[: -(-isl // BLOCK_TOKENS)]
+            ids = self.trace.hash_ids(int(self._rows[number % len(self._rows)]))[: -(-left // BLOCK_TOKENS)]
             pieces = [
-                Piece(Draw.BLOCK, phase, hash_id, min(isl - at * BLOCK_TOKENS, BLOCK_TOKENS)) for at, hash_id in enumerate(ids)
+                Piece(Draw.BLOCK, phase, hash_id, min(left - at * BLOCK_TOKENS, BLOCK_TOKENS)) for at, hash_id in enumerate(ids)
             ]
-        elif work.prefix_groups:
-            group = int(self._groups(phase, index // _BLOCK)[index % _BLOCK])
-            pieces = [Piece(Draw.PREFIX, "measure", group, min(isl, work.prefix_tokens))]
-        left = isl - sum(piece.tokens for piece in pieces)
-        return [*pieces, Piece(Draw.CONTENTS, phase, index, left)] if left else pieces
+        elif work.prefix_groups and turn == 0:
+            group = int(self._groups(phase, number // _BLOCK)[number % _BLOCK])
+            pieces = [Piece(Draw.PREFIX, "measure", group, min(left, work.prefix_tokens))]
+        left -= sum(piece.tokens for piece in pieces)
+        key = number if self.conversations is None else content_key(number, turn)
+        return [*pieces, Piece(Draw.CONTENTS, phase, key, left)] if left else pieces
 
     def count(self, phase: LoadPhase) -> int | None:
         """Most requests of a phase; ``None`` where only time bounds it."""
@@ -106,17 +88,20 @@ class Schedule:
             return None
         return len(self._rows) if self.trace is not None else self.workload.requests
 
+    def starts(self, phase: LoadPhase) -> int | None:
+        """Most arrivals of a phase, of requests or conversations; ``None`` where only time bounds it."""
+        return self.count(phase) if self.conversations is None else self.conversations.starts(phase)
+
     @property
     def gap_s(self) -> float:
         """Mean time between two sends of an open loop that a number of requests bounds; 0 where there is none."""
         work = self.workload
-        if work.rate is not None:
-            return 1 / work.rate
-        times = list(self.arrivals("measure")) if work.is_open_loop else []
-        return times[-1] / (len(times) - 1) if len(times) > 1 else 0.0
+        times = list(self.arrivals("measure")) if work.is_open_loop and work.rate is None else []
+        gap_s = 1 / work.rate if work.rate is not None else times[-1] / (len(times) - 1) if len(times) > 1 else 0.0
+        return gap_s * (self.starts("measure") or 1) / (self.count("measure") or 1)
 
     def arrivals(self, phase: LoadPhase) -> Iterator[float]:
-        """Send times of an open loop in seconds from the beginning of the phase, in order, up to the end of the phase.
+        """Arrivals of an open loop in seconds from the beginning of the phase, in order, up to the end of the phase.
 
         ``constant``: i / rate. ``poisson``: exponential gaps of mean 1 / rate. ``gamma``: gaps of shape B = burstiness and
         scale 1 / (rate · B), the definition of ``vllm bench serve`` (which then stretches all times so that the last one
@@ -131,7 +116,7 @@ class Schedule:
         if not work.is_open_loop:
             raise ValueError("a closed loop has no arrivals")
         until_s = work.warmup_s if phase == "warmup" else work.duration_s
-        most = self.count(phase)
+        most = self.starts(phase)
         for index, at_s in enumerate(self._endless(phase, until_s)):
             if (until_s is not None and at_s >= until_s) or (most is not None and index >= most):
                 return
@@ -140,9 +125,9 @@ class Schedule:
     def notes(self) -> tuple[str, ...]:
         """What was taken from a file and what was clipped, a sentence each: nothing is cut in silence."""
         work, said = self.workload, list[str]()
-        if self.trace is None and work.clip_tokens is None:
+        if self.trace is None and work.clip_tokens is None and self.conversations is None:
             return ()
-        known = self.count("measure")
+        known = self.starts("measure")
         if work.is_open_loop and (known is None or work.duration_s is not None):
             known = sum(1 for _ in zip(self.arrivals("measure"), range(known or _COUNTED), strict=False))
         known = known or _COUNTED
@@ -152,13 +137,14 @@ class Schedule:
             over = f" over {[*self.arrivals('measure')][-1]:.1f} s" if work.process == "trace" else ""
             name = f"trace {Path(self.trace.path).name} (sha256 {self.trace.sha256[:12]})"
             said.append(f"{name}: {known} of {len(self.trace)} requests{how}{over}{zeros}")
-        if work.clip_tokens is not None:
-            clipped, prompt, answer = self._clipped(known)
-            if clipped:
-                said.append(
-                    f"{clipped} of {known} requests are longer than {work.clip_tokens} tokens and were clipped: "
-                    f"{prompt} tokens of prompts and {answer} of answers left out"
-                )
+        if self.conversations is not None:
+            return self.conversations.notes(known)
+        clipped, prompt, answer = self._clipped(known)
+        if clipped:
+            said.append(
+                f"{clipped} of {known} requests are longer than {work.clip_tokens} tokens and were clipped: "
+                f"{prompt} tokens of prompts and {answer} of answers left out"
+            )
         return tuple(said)
 
     def _clipped(self, known: int) -> tuple[int, int, int]:
@@ -206,24 +192,12 @@ class Schedule:
                 rows = self._rows[(np.arange(_BLOCK) + block * _BLOCK) % len(self._rows)]
                 drawn.append(column[rows])
             else:
-                drawn.append(draw_lengths(lengths, rng(seed, draw, phase, block), _BLOCK, values))
+                drawn.append(_drawn((lengths, values), rng(seed, draw, phase, block), _BLOCK))
         isl, osl = clip(drawn[0], drawn[1], self.workload.clip_tokens)
         return isl, osl, drawn[0] - isl, drawn[1] - osl
 
     def _draw_groups(self, phase: LoadPhase, block: int) -> Integers:
         return rng(self.workload.seed, Draw.GROUP, phase, block).integers(0, self.workload.prefix_groups, _BLOCK)
-
-
-def clip(isl: Integers, osl: Integers, limit: int | None) -> tuple[Integers, Integers]:
-    """Prompts and answers that together have at most ``limit`` tokens.
-
-    Where they have more, neither is cut below half of the limit for the sake of the other; a prompt loses its end, so that
-    what it shares with others at its beginning stays shared.
-    """
-    if limit is None:
-        return isl, osl
-    answer = np.minimum(osl, np.maximum(limit - isl, limit // 2))
-    return np.minimum(isl, limit - answer), answer
 
 
 def _chosen(trace: Trace, workload: Workload) -> Integers:
@@ -242,7 +216,10 @@ def _chosen(trace: Trace, workload: Workload) -> Integers:
     return rows[np.argsort(trace.times_ns[rows], kind="stable")]
 
 
-def _source(lengths: Lengths, column: str) -> tuple[Lengths, Integers | None]:
+_Source = tuple[Lengths, Integers | None]
+
+
+def _source(lengths: Lengths, column: str) -> _Source:
     """Lengths with the values to draw from, where there are any."""
     match lengths.kind:
         case "empirical":
@@ -251,6 +228,11 @@ def _source(lengths: Lengths, column: str) -> tuple[Lengths, Integers | None]:
             return lengths, load_lengths(lengths.path, column)
         case _:
             return lengths, None
+
+
+def _drawn(source: _Source, generator: np.random.Generator, count: int) -> Integers:
+    lengths, values = source
+    return draw_lengths(lengths, generator, count, values)
 
 
 def _rescaled(units: Iterator[float], segments: Iterable[Segment]) -> Iterator[float]:
@@ -263,27 +245,3 @@ def _rescaled(units: Iterator[float], segments: Iterable[Segment]) -> Iterator[f
             yield at_s
             unit = next(units)
         passed += expected
-
-
-def draw_lengths(
-    lengths: Lengths, generator: np.random.Generator, count: int, values: Integers | None = None
-) -> npt.NDArray[np.int64]:
-    """``count`` token counts of the distribution, rounded to whole tokens and clipped to [1, 10 million].
-
-    Args:
-        values: what ``empirical`` and ``file`` lengths draw from, with replacement.
-    """
-    if values is not None:
-        return generator.choice(values, count)
-    match lengths.kind:
-        case "fixed":
-            drawn: npt.NDArray[np.float64] = np.full(count, lengths.a)
-        case "uniform":
-            drawn = generator.integers(int(lengths.a), int(lengths.b) + 1, count).astype(np.float64)
-        case "normal":
-            drawn = generator.normal(lengths.a, lengths.b, count)
-        case "lognormal":
-            drawn = generator.lognormal(np.log(lengths.a), lengths.b, count)
-        case _:
-            raise ValueError(f"nothing to draw {lengths.kind} lengths from")
-    return np.clip(np.rint(drawn), 1, MOST_TOKENS).astype(np.int64)

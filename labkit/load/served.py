@@ -34,8 +34,10 @@ def served_length(target: Target) -> int | None:
 
 
 def fitted(workload: Workload, max_model_len: int | None) -> Workload:
-    """The workload, clipped to the model's length where only a file knows how long its requests are."""
-    if max_model_len is None or workload.longest is not None:
+    """The workload, clipped to the model's length where a file or a conversation may hold longer requests."""
+    if max_model_len is None:
         return workload
-    template = TEMPLATE_TOKENS if workload.api == "chat" else 0
-    return replace(workload, clip_tokens=max(max_model_len - template, 2))
+    most = max(max_model_len - (TEMPLATE_TOKENS if workload.api == "chat" else 0), 2)
+    if workload.longest is not None and (workload.turns is None or workload.longest <= most):
+        return workload
+    return replace(workload, clip_tokens=most)

@@ -1,8 +1,7 @@
 """Drives a workload against the current target and hands rows to sinks. One shard is one event loop, in a process of its own.
 
-Open loop: requests go out when the schedule says so, whatever became of the earlier ones; the lag of each send is on record.
-Closed loop: ``concurrency`` slots, each of which sends its next request when its last one ended. With several shards each
-takes every n-th request of the same schedule.
+When requests are launched is the business of ``load.loops``. With several shards each takes every n-th request of the same
+schedule, or every n-th conversation.
 
 A new target (``epoch``) holds for requests that start after it; those under way stay where they are and are marked
 ``straddled``.
@@ -13,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -21,21 +20,18 @@ from typing import Any, Final
 
 from labkit.errors import LabError, LoadError
 from labkit.load.client import Client, Reply
+from labkit.load.conversations import Turn
+from labkit.load.draws import LoadPhase
 from labkit.load.events import ChunkLog
+from labkit.load.loops import Loops
 from labkit.load.progress import LoadResult, Progress, Sink
-from labkit.load.schedule import LoadPhase
+from labkit.load.talk import Talk
 from labkit.load.target import Requests, Target
-from labkit.load.turns import Turns
 from labkit.measure.records import REQUESTS
 from labkit.spec import Workload
 
 PROGRESS_HZ: Final = 4.0
 _SETTLE_TICKS: Final = 2  # parse at every second tick, write what was parsed at the others
-_AHEAD: Final = 256  # requests built before they are to be sent
-_IDLE_NS: Final = 5_000_000  # an open loop builds ahead while its next send is further away than this
-_FAST_FAILURE_S: Final = 0.010
-_FAILURE_PAUSE_S: Final = 0.100
-_EARLY_S: Final = 0.001  # the event loop's timers have a resolution of 1 ms
 
 
 @dataclass(slots=True, eq=False)
@@ -43,14 +39,15 @@ class _Live:
     """A request under way."""
 
     request: int
-    index: int
+    turn: Turn
     phase: LoadPhase
     epoch: int
     scheduled_ns: int
-    isl: int
-    osl: int
     sent_id: str
+    conversation: tuple[int, int, int] | tuple[None, None, None]  # its number, the turn's, and how many turns it has
+    task: asyncio.Task[Reply]
     straddled: bool = False
+    reply: Reply | None = None
 
 
 @dataclass(slots=True)
@@ -64,7 +61,6 @@ class _Measurement:
     until_ns: int | None
     last_send_ns: int = 0
     next_seq: int = 0
-    taken: Counter[str] = field(default_factory=Counter)  # requests taken from the schedule, by phase
     counts: Counter[str] = field(default_factory=Counter)
     sent: int = 0
     output_tokens: int = 0
@@ -105,7 +101,6 @@ class Shard:
         self._first_sent: set[int] = set()
         self._live: dict[asyncio.Task[Reply], _Live] = {}
         self._running: _Measurement | None = None
-        self._turns = Turns()
         self._stopping = asyncio.Event()
         self._failure: LabError | None = None
 
@@ -120,13 +115,14 @@ class Shard:
         for live in self._live.values():
             live.straddled |= live.epoch != epoch
         old, self._epoch = self._epoch, epoch
-        self._target, self._builder = target, builder
+        self._target = target
         self._client = Client(
             target,
             self._log,
             on_sent=lambda t_ns: self._sent(epoch, t_ns),
             count_text=builder.prompts.count if builder.tokenizer else None,
         )
+        self._set_builder(builder)
         self._clients[epoch] = self._client
         if old >= 0 and old != epoch and not self._in_flight[old]:
             self._drained(old)
@@ -147,8 +143,10 @@ class Shard:
             raise LoadError(f"cannot start measurement {measurement}: {what}", remedy="set a target, and measure one at a time")
         self._stopping.clear()
         self._failure = None
-        self._builder = Requests(self._target, workload)
-        ready = self._build_ahead(workload, shards) if not workload.is_open_loop else deque()
+        self._set_builder(Requests(self._target, workload))
+        mine = self._shard % shards
+        loops = Loops(self, workload, mine=mine, shards=shards, stopping=self._stopping, clock=self._clock)
+        loops.build_ahead()
         start_ns = self._clock() if start_ns is None else start_ns
         measure_ns = start_ns + int(workload.warmup_s * 1e9)
         until_ns = measure_ns + int(workload.duration_s * 1e9) if workload.duration_s is not None else None
@@ -157,8 +155,7 @@ class Shard:
         cpu_s = time.process_time()
         ticker = asyncio.ensure_future(self._tick())
         try:
-            await self._until(start_ns)
-            await (self._open_loop(run) if workload.is_open_loop else self._closed_loop(run, ready))
+            await loops.run(start_ns, measure_ns)
             while self._live:
                 await asyncio.wait(list(self._live))
             self._flush()
@@ -180,6 +177,7 @@ class Shard:
             next_request=first_request + run.next_seq * shards,
             cpu_s=time.process_time() - cpu_s,
             stopped=self._stopping.is_set(),
+            unsent=loops.unsent,
         )
 
     def stop(self) -> None:
@@ -198,90 +196,37 @@ class Shard:
             client.close()
         self._flush()
 
-    # --- the two loops ---
-
-    async def _open_loop(self, run: _Measurement) -> None:
-        schedule = self._builder.schedule
-        phases: tuple[tuple[LoadPhase, int], ...] = (("warmup", run.start_ns), ("measure", run.measure_ns))
-        for phase, base_ns in phases:
-            mine = (pair for pair in enumerate(schedule.arrivals(phase)) if pair[0] % run.shards == self._shard_of(run))
-            built: deque[tuple[int, int, Requests, bytes]] = deque()  # many of a trace are due at one instant
-            while True:
-                while not built or (len(built) < _AHEAD and built[0][1] - self._clock() > _IDLE_NS):
-                    if (coming := next(mine, None)) is None:
-                        break
-                    builder = self._builder
-                    built.append((coming[0], base_ns + int(coming[1] * 1e9), builder, builder.body(phase, coming[0])))
-                    await asyncio.sleep(0)  # what has come meanwhile is stamped
-                if not built:
-                    break
-                index, due_ns, builder, body = built.popleft()
-                if builder is not self._builder:
-                    body = self._builder.body(phase, index)
-                await self._until(due_ns)
-                if self._stopping.is_set():
-                    return
-                self._launch(run, phase, index, due_ns, body)
-            await self._until(run.measure_ns)
-        if run.until_ns is not None:
-            await self._until(run.until_ns)
-
-    async def _closed_loop(self, run: _Measurement, ready: deque[tuple[LoadPhase, int, bytes]]) -> None:
-        await asyncio.gather(*(self._slot(run, ready) for _ in self._slots(run)))
-
-    async def _slot(self, run: _Measurement, ready: deque[tuple[LoadPhase, int, bytes]]) -> None:
-        scheduled_ns = run.start_ns
-        while (taken := self._take(run, scheduled_ns)) is not None:
-            await self._turns.next()
-            phase, index = taken
-            body = ready.popleft()[2] if ready and ready[0][:2] == taken else self._builder.body(phase, index)
-            failures = run.counts["ok"]
-            task = self._launch(run, phase, index, scheduled_ns, body)
-            await asyncio.wait([task])
-            ended_ns = self._clock()
-            if run.counts["ok"] == failures and ended_ns - scheduled_ns < _FAST_FAILURE_S * 1e9:
-                await self._until(ended_ns + int(_FAILURE_PAUSE_S * 1e9))  # a server that refuses is not hammered
-            scheduled_ns = self._clock()
-
-    def _take(self, run: _Measurement, now_ns: int) -> tuple[LoadPhase, int] | None:
-        """The next request of a closed loop by phase and index, or ``None`` at the end.
-
-        A shard's part of the requests is that of its slots: request i belongs to slot ``i mod concurrency``.
-        """
-        phase: LoadPhase = "warmup" if now_ns < run.measure_ns else "measure"
-        slots = self._slots(run)
-        index = run.taken[phase] // len(slots) * (run.workload.concurrency or 0) + slots[run.taken[phase] % len(slots)]
-        most = self._builder.schedule.count(phase)
-        over = run.until_ns is not None and now_ns >= run.until_ns
-        if self._stopping.is_set() or over or (most is not None and index >= most):
-            return None
-        run.taken[phase] += 1
-        return phase, index
-
-    def _build_ahead(self, workload: Workload, shards: int) -> deque[tuple[LoadPhase, int, bytes]]:
-        """The first requests of a closed loop: all slots start at once, and building must not delay the last of them."""
-        phase: LoadPhase = "warmup" if workload.warmup_s > 0 else "measure"
-        slots = workload.concurrency or 0
-        most = min(slots, self._builder.schedule.count(phase) or slots, _AHEAD)
-        mine = self._shard % shards
-        return deque((phase, index, self._builder.body(phase, index)) for index in range(mine, most, shards))
-
     # --- one request ---
 
-    def _launch(self, run: _Measurement, phase: LoadPhase, index: int, due_ns: int, body: bytes) -> asyncio.Task[Reply]:
-        builder, client = self._builder, self._client
+    @property
+    def builder(self) -> Requests:
+        """Builds requests for the target that holds now."""
+        return self._builder
+
+    @property
+    def until_ns(self) -> int | None:
+        """When the measure phase that is running ends, where time bounds it."""
+        return self._running.until_ns if self._running is not None else None
+
+    def launch(self, talk: Talk, due_ns: int, body: bytes) -> _Live:
+        """Start the request that is the talk's turn; ``body`` is of the target that holds now."""
+        run, client, turn = self._running, self._client, talk.now
+        assert run is not None
         assert client is not None
-        request = run.first_request + run.next_seq * run.shards + self._shard_of(run)
+        request = run.first_request + run.next_seq * run.shards + self._shard % run.shards
         run.next_seq += 1
-        isl, osl = builder.lengths(phase, index)
-        live = _Live(request, index, phase, self._epoch, due_ns, isl, osl, f"labkit-{self._nonce}-{request}")
-        timeout_s = run.workload.timeout_s
-        exchange = client.request(builder.head(body, live.sent_id), body, request=request, osl=osl, timeout_s=timeout_s)
-        task = asyncio.ensure_future(exchange)
-        self._live[task] = live
+        sent_id, timeout_s = f"labkit-{self._nonce}-{request}", run.workload.timeout_s
+        head = self._builder.head(body, sent_id)
+        task = asyncio.ensure_future(client.request(head, body, request=request, osl=turn.osl, timeout_s=timeout_s))
+        of = (None, None, None) if talk.conversation is None else (talk.conversation, talk.turn, len(talk.turns))
+        live = self._live[task] = _Live(request, turn, talk.phase, self._epoch, due_ns, sent_id, of, task)
         self._in_flight[live.epoch] += 1
         task.add_done_callback(partial(self._ended, run, live))
-        return task
+        return live
+
+    def _set_builder(self, builder: Requests) -> None:
+        assert self._client is not None
+        self._builder, self._client.keep_answers = builder, builder.served
 
     def _ended(self, run: _Measurement, live: _Live, task: asyncio.Task[Reply]) -> None:
         if task.cancelled():  # before its first step
@@ -290,6 +235,7 @@ class Shard:
             reply = Reply("bad_stream", f"the load client failed: {type(error).__name__}: {error}"[:300], end_ns=self._clock())
         else:
             reply = task.result()
+        live.reply = reply
         self._live.pop(task, None)
         self._record(run, live, reply)
         self._in_flight[live.epoch] -= 1
@@ -297,21 +243,22 @@ class Shard:
             self._drained(live.epoch)
 
     def _record(self, run: _Measurement, live: _Live, reply: Reply) -> None:
+        warm, (conversation, turn, turns) = live.phase == "warmup", live.conversation
         run.counts[reply.outcome] += 1
         run.last_send_ns = max(run.last_send_ns, reply.sent_ns or live.scheduled_ns)
         self._rows.append(
             (
                 live.request,
                 run.number,
-                live.index if live.phase == "measure" else -1 - live.index,
+                -1 - live.turn.index if warm else live.turn.index,
                 live.epoch,
                 self._shard,
                 live.phase,
                 live.scheduled_ns,
                 reply.sent_ns,
                 reply.end_ns,
-                live.isl,
-                live.osl,
+                live.turn.isl,
+                live.turn.osl,
                 reply.outcome,
                 reply.http_status,
                 reply.reason,
@@ -322,6 +269,9 @@ class Shard:
                 live.sent_id,
                 reply.server_id,
                 live.straddled,
+                -1 - conversation if warm and conversation is not None else conversation,
+                turn,
+                turns,
             )
         )
 
@@ -339,17 +289,6 @@ class Shard:
             client.close()
 
     # --- clockwork ---
-
-    async def _until(self, due_ns: int) -> None:
-        """Sleep until an instant, or until the load is stopped; at most a millisecond of it is spent awake."""
-        while (left_s := (due_ns - self._clock()) / 1e9) > 0 and not self._stopping.is_set():
-            if left_s > _EARLY_S:
-                try:
-                    await asyncio.wait_for(self._stopping.wait(), left_s - _EARLY_S)
-                except TimeoutError:
-                    continue
-            else:
-                await asyncio.sleep(0)
 
     async def _tick(self) -> None:
         for tick in itertools.count():
@@ -402,10 +341,3 @@ class Shard:
         else:
             last = end_ns if (schedule.count("measure") or 0) <= (work.concurrency or 0) else run.last_send_ns
         return max(min(last, end_ns) if self._stopping.is_set() else last, run.measure_ns)
-
-    def _slots(self, run: _Measurement) -> range:
-        """The slots of a closed loop that are this shard's."""
-        return range(self._shard_of(run), run.workload.concurrency or 0, run.shards)
-
-    def _shard_of(self, run: _Measurement) -> int:
-        return self._shard % run.shards

@@ -5,21 +5,22 @@ from __future__ import annotations
 from typing import Final
 
 EVENT_LIMIT: Final = 4 * 1024 * 1024
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 class EventSplitter:
     """Joins reads and yields the ``data`` of each event.
 
-    Line ends may be LF, CRLF or CR. Comments are skipped, other fields than ``data`` and ``event`` ignored. An event whose
-    type is ``error`` is not data: its text ends up in ``failure``.
+    Line ends may be LF, CRLF or CR; a byte order mark may come first. Comments are skipped, other fields than ``data`` and
+    ``event`` ignored. An event whose type is ``error`` is not data: its text ends up in ``failure``, and nothing follows it.
 
     Attributes:
-        error: why the stream cannot be read on (an event beyond 4 MiB); nothing is yielded after it.
-        failure: what an ``event: error`` said, if one came; nothing is yielded after it.
+        error: why the stream cannot be read on (an event or line beyond 4 MiB); nothing is yielded after it.
+        failure: what an ``event: error`` said, if one came.
         clean: the next byte begins an event, and nothing is kept.
     """
 
-    __slots__ = ("_after_cr", "_comment", "_data", "_kind", "_line", "_size", "clean", "error", "failure")
+    __slots__ = ("_after_cr", "_begun", "_comment", "_data", "_failed", "_line", "_size", "clean", "error", "failure")
 
     def __init__(self) -> None:
         self.error: str | None = None
@@ -27,15 +28,16 @@ class EventSplitter:
         self._line = bytearray()
         self._data: list[bytes] = []
         self._size = 0
-        self._kind = b""
+        self._failed = False
         self._comment = b""
         self._after_cr = False
+        self._begun = False
         self.clean = True
 
     def feed(self, body: bytes) -> list[bytes]:
         """The events that end in this read, in order."""
         events = self._feed(body)
-        self.clean = not (self._line or self._data or self._kind or self._comment or self._after_cr or self.error)
+        self.clean = not (self._line or self._data or self._failed or self._comment or self._after_cr or self.error)
         return events
 
     @property
@@ -51,8 +53,7 @@ class EventSplitter:
             return events
         if self._after_cr and body[:1] == b"\n":
             body = body[1:]
-        if body:
-            self._after_cr = body[-1:] == b"\r"
+        self._after_cr = body[-1:] == b"\r"
         if b"\r" in body:
             body = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         start = 0
@@ -61,7 +62,10 @@ class EventSplitter:
             if self._line:
                 line = bytes(self._line) + line
                 self._line.clear()
-            self._take(line, events)
+            if len(line) + self._size > EVENT_LIMIT:
+                self._break()
+            else:
+                self._take(line, events)
             start = newline + 1
             if self.error is not None or self.failure is not None:
                 return events
@@ -71,16 +75,17 @@ class EventSplitter:
         return events
 
     def _take(self, line: bytes, events: list[bytes]) -> None:
+        if not self._begun:
+            self._begun = True
+            line = line.removeprefix(_BYTE_ORDER_MARK)
         if not line:
             self._dispatch(events)
         elif line.startswith(b"data:"):
             value = line[6:] if line[5:6] == b" " else line[5:]
             self._data.append(value)
             self._size += len(value) + 1
-            if self._size > EVENT_LIMIT:
-                self._break()
         elif line.startswith(b"event:"):
-            self._kind = line[6:].strip()
+            self._failed = line[6:].strip() == b"error"
         elif line.startswith(b":"):
             self._comment = line[1:301]
         elif line == b"data":
@@ -88,13 +93,13 @@ class EventSplitter:
             self._size += 1
 
     def _dispatch(self, events: list[bytes]) -> None:
-        if self._kind == b"error":
+        if self._failed:
             said = b"\n".join(self._data) or self._comment.strip()
             self.failure = said.decode(errors="replace")
         elif self._data:
             events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
         self._data = []
-        self._size, self._kind, self._comment = 0, b"", b""
+        self._size, self._failed, self._comment = 0, False, b""
 
     def _break(self) -> None:
         self.error = "an event of more than 4 MiB"

@@ -14,13 +14,14 @@ from typing import Final
 
 import msgspec
 
-from labkit.load.events import ChunkLog, Event, TokenCount, decode, text_of
+from labkit.load.events import Choice, ChunkLog, Event, TokenCount, decode, text_of
 from labkit.load.http import CHUNK_SIZES, ResponseParser
 from labkit.load.sse import EventSplitter
 
 _BODY_KEPT: Final = 1000
 REASON_KEPT: Final = 300
 _MOST_KEPT: Final = 64
+_MOST_PIECES: Final = 1_000_000
 _USUAL_END: Final = b"}\n\n\r\n"
 _USUAL_LAST: Final = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 _SIZE_OF: Final = CHUNK_SIZES.get
@@ -32,7 +33,7 @@ class Stream:
     Args:
         request: id of the chunk rows.
         log: takes them.
-        keep_text: keep the text in ``pieces``.
+        keep: keep what was answered.
 
     Attributes:
         http: status, headers and framing.
@@ -45,6 +46,7 @@ class Stream:
         end_ns: when the read came that ended it.
         server_id: the server's name for the answer.
         error_body: the beginning of the body of an answer other than 200.
+        kept: the pieces of the answer, where they are kept and not more than a million.
     """
 
     __slots__ = (
@@ -61,13 +63,13 @@ class Stream:
         "error_body",
         "failure",
         "http",
+        "kept",
         "over",
-        "pieces",
         "reads",
         "server_id",
     )
 
-    def __init__(self, request: int, log: ChunkLog, *, keep_text: bool = False) -> None:
+    def __init__(self, request: int, log: ChunkLog, *, keep: bool = False) -> None:
         self.http = ResponseParser()
         self.count = TokenCount()
         self.reads = False
@@ -78,7 +80,7 @@ class Stream:
         self.end_ns: int | None = None
         self.server_id: str | None = None
         self.error_body = b""
-        self.pieces: list[str] | None = [] if keep_text else None
+        self.kept: list[Choice] | None = [] if keep else None
         self._sse = EventSplitter()
         self._log = log
         self._request = request
@@ -94,11 +96,16 @@ class Stream:
         if data.endswith(_USUAL_END):
             return len(kept) >= _MOST_KEPT
         if self._usual is None:
-            if data.endswith(_USUAL_LAST) and len(data) > len(_USUAL_LAST):  # a last token, and the end: cut in two
+            if data.endswith(_USUAL_END + _USUAL_LAST):  # a last token, and the end: cut in two
                 kept[-1:] = data[: -len(_USUAL_LAST)], _USUAL_LAST
                 self._t_ns.append(t_ns)
             self._usual = len(kept) - 1
         return True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more is kept than should be: it comes in faster than it is settled."""
+        return len(self._data) > _MOST_KEPT
 
     def settle(self) -> None:
         """Parse everything that was kept."""
@@ -129,37 +136,54 @@ class Stream:
         """The connection has ended."""
         self.settle()
         self.http.eof()
-        self.finish(t_ns)
+        if not self.over:
+            self._ended(t_ns)
 
     def finish(self, t_ns: int) -> None:
         """Nothing more is of interest, from ``t_ns`` on."""
         self.over = True
         if self.end_ns is None:
             self.end_ns = t_ns
-            # some servers end the stream right behind [DONE], without the empty line that would end the event
-            self.done = self.done or self._sse.unfinished == b"[DONE]"
+
+    def _ended(self, t_ns: int) -> None:
+        """The body has ended: some servers leave out the empty line that would end the event ``[DONE]``."""
+        self.done = self.done or self._sse.unfinished == b"[DONE]"
+        self.finish(t_ns)
 
     def _feed(self, data: bytes, t_ns: int) -> None:
-        http, sse = self.http, self._sse
+        http = self.http
         body = http.feed(data)
         if body and http.status == 200:
-            for payload in sse.feed(body):
-                if payload == b"[DONE]":
-                    self.done = True
-                    break
-                try:
-                    event = decode(payload)
-                except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                    self.broken = f"unreadable event {payload[:80]!r}: {error}"[:REASON_KEPT]
-                    break
-                self._rows([event], [t_ns])
-                if self.over:
-                    return
-            self.failure = self.failure or sse.failure
-            self.broken = self.broken or sse.error
-        elif body and len(self.error_body) < _BODY_KEPT:
-            self.error_body += body[:_BODY_KEPT]
-        if http.complete or http.error is not None or self.broken is not None or self.failure is not None:
+            self._events(body, t_ns)
+        elif body:
+            self.error_body += body[: _BODY_KEPT - len(self.error_body)]
+        if self.over:
+            return
+        if http.complete:
+            self._ended(t_ns)
+        elif http.error is not None:
+            self.finish(t_ns)
+
+    def _events(self, body: bytes, t_ns: int) -> None:
+        """Nothing counts behind ``[DONE]`` or behind what ends the stream, whether it comes with the same read or a later one."""
+        if self.done:
+            return
+        sse = self._sse
+        for payload in sse.feed(body):
+            if payload == b"[DONE]":
+                self.done = True
+                return
+            try:
+                event = decode(payload)
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                self.broken = f"unreadable event {payload[:80]!r}: {error}"[:REASON_KEPT]
+                self.finish(t_ns)
+                return
+            self._rows([event], [t_ns])
+            if self.over:
+                return
+        if sse.failure is not None or sse.error is not None:
+            self.failure, self.broken = sse.failure and sse.failure[:REASON_KEPT], sse.error
             self.finish(t_ns)
 
     def _rows(self, events: list[Event], t_ns: list[int]) -> None:
@@ -171,23 +195,25 @@ class Stream:
             tokens, texts = counted
             self._name(events[: len(tokens)])
             self._log.extend(self._request, t_ns[: len(tokens)], tokens, list(map(bool, texts)))
-            if self.pieces is not None:
-                self.pieces += texts
+            if self.kept is not None:
+                self.kept += [event.choices[0] for event in events[: len(tokens)] if event.choices]
             events, t_ns = events[len(tokens) :], t_ns[len(tokens) :]
         for event, at in zip(events, t_ns, strict=True):
             if event.choices:
                 choice = event.choices[0]
                 text = text_of(choice)
                 self._log.extend(self._request, (at,), (self.count.chunk(choice, event.usage, text),), (bool(text),))
-                if self.pieces is not None and text:
-                    self.pieces.append(text)
+                if self.kept is not None:
+                    self.kept.append(choice)
             elif event.usage is not None:
                 self.count.usage(event.usage)
             self._name((event,))
             if event.error is not None:
-                self.failure = msgspec.json.encode(event.error).decode()
+                self.failure = msgspec.json.encode(event.error).decode()[:REASON_KEPT]
                 self.finish(at)
                 break
+        if self.kept is not None and len(self.kept) > _MOST_PIECES:
+            self.kept = None
 
     def _name(self, events: Sequence[Event]) -> None:
         if self.server_id is None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import msgspec
 
 from labkit.errors import LoadError
+from labkit.load.conversations import content_key
+from labkit.load.draws import Draw, LoadPhase, Piece
+from labkit.load.events import Choice, text_of
 from labkit.load.prompts import Prompts, Tokenizer, load_tokenizer
-from labkit.load.schedule import LoadPhase, Schedule
+from labkit.load.schedule import Schedule
 from labkit.spec import Workload
+
+Role = Literal["user", "assistant"]
 
 _PRINTABLE: Final = re.compile(r"[\x21-\x7e]+")
 _BASE_URL: Final = "write http://HOST:PORT or https://HOST, with or without /v1"
@@ -120,13 +126,26 @@ class Target:
 class Requests:
     """Builds the bytes of requests for one target and workload; equal arguments give equal bodies.
 
-    The head differs from run to run in ``X-Request-Id`` only.
+    A prompt is made of parts: the messages of a chat, or runs of token ids. The head differs from run to run in
+    ``X-Request-Id`` only.
+
+    Attributes:
+        served: the history of conversations holds what the server answers.
+
+    Raises:
+        LoadError: a tokenizer that cannot be read; or a history of answers whose tokens nobody can tell.
     """
 
     def __init__(self, target: Target, workload: Workload) -> None:
         self.target = target
         self.chat = workload.api == "chat"
+        self.served = workload.history == "served"
         self.tokenizer: Tokenizer | None = load_tokenizer(Path(target.tokenizer)) if target.tokenizer else None
+        if self.served and not (self.chat or self.tokenizer or target.dialect.token_ids):
+            raise LoadError(
+                f"history='served' needs the tokens of the answers, which {target.url} does not send",
+                remedy="take api='chat', name a tokenizer, or take history='seeded'",
+            )
         self.prompts = Prompts(workload.seed, target.vocab, self.tokenizer)
         self.schedule = Schedule(workload)
         host = f"[{target.host}]" if ":" in target.host else target.host
@@ -138,27 +157,53 @@ class Requests:
             + (f"Authorization: Bearer {target.api_key}\r\n" if target.api_key else "")
         ).encode()
 
-    def lengths(self, phase: LoadPhase, index: int) -> tuple[int, int]:
-        """``(isl, osl)`` of a request."""
-        return self.schedule.lengths(phase, index)
+    def question(self, phase: LoadPhase, number: int, turn: int = 0) -> bytes:
+        """The new part of the prompt of a turn, of the schedule's arrival ``number``."""
+        return self._part(self.schedule.pieces(phase, number, turn), "user")
 
-    def body(self, phase: LoadPhase, index: int) -> bytes:
-        """The JSON of request ``index`` of a phase."""
-        _, osl = self.schedule.lengths(phase, index)
-        pieces = self.schedule.pieces(phase, index)
-        prompt = self.prompts.text(pieces) if self.chat else msgspec.Raw(self.prompts.encoded_ids(pieces))
-        return request_body(self.target, prompt, osl, chat=self.chat)
+    def answer(self, phase: LoadPhase, number: int, turn: int, tokens: int) -> bytes:
+        """The part that stands for the answer to a turn in a history from the seed."""
+        return self._part([Piece(Draw.ANSWER, phase, content_key(number, turn), tokens)], "assistant")
+
+    def heard(self, choices: Sequence[Choice], tokens: int | None) -> bytes | None:
+        """The part that is what a server answered, in so many tokens; ``None`` where nobody can tell which."""
+        if self.chat:
+            return message("assistant", "".join(choice.delta.content or "" for choice in choices if choice.delta is not None))
+        ids = [token for choice in choices for token in choice.token_ids or ()]
+        if self.tokenizer is not None and len(ids) != tokens:
+            ids = self.tokenizer.encode("".join(map(text_of, choices)), add_special_tokens=False).ids
+        elif tokens is not None and len(ids) != tokens:
+            return None
+        return msgspec.json.encode(ids)[1:-1] if ids else None
+
+    def body(self, phase: LoadPhase, number: int, turn: int = 0) -> bytes:
+        """The JSON of a turn of the schedule's arrival ``number``, with a history from the seed."""
+        turns, parts = self.schedule.turns(phase, number), list[bytes]()
+        for at in range(turn):
+            parts += self.question(phase, number, at), self.answer(phase, number, at, turns[at].osl)
+        return self.of_parts([*parts, self.question(phase, number, turn)], turns[turn].osl)
+
+    def of_parts(self, parts: Sequence[bytes], osl: int) -> bytes:
+        """The JSON of the request whose prompt is made of these."""
+        return request_body(self.target, msgspec.Raw(b"[" + b",".join(parts) + b"]"), osl, chat=self.chat)
 
     def head(self, body: bytes, sent_id: str) -> bytes:
         """The HTTP head that goes before a body."""
         return self._head + f"X-Request-Id: {sent_id}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
 
+    def _part(self, pieces: Sequence[Piece], role: Role) -> bytes:
+        return message(role, self.prompts.text(pieces)) if self.chat else self.prompts.encoded_ids(pieces)
 
-def request_body(target: Target, prompt: str | list[int] | msgspec.Raw, osl: int, *, chat: bool) -> bytes:
-    """The JSON body that asks for ``osl`` streamed tokens, greedily, in the target's dialect."""
+
+def message(role: Role, content: str) -> bytes:
+    """A message of a chat as JSON."""
+    return msgspec.json.encode({"role": role, "content": content})
+
+
+def request_body(target: Target, prompt: list[int] | msgspec.Raw, osl: int, *, chat: bool) -> bytes:
+    """The JSON body that asks for ``osl`` streamed tokens, greedily, in the target's dialect; ``prompt`` may be messages."""
     dialect = target.dialect
-    body: dict[str, Any] = {"model": target.model}
-    body["messages" if chat else "prompt"] = [{"role": "user", "content": prompt}] if chat else prompt
+    body: dict[str, Any] = {"model": target.model, "messages" if chat else "prompt": prompt}
     new_chat = chat and dialect.new_chat
     body["max_completion_tokens" if new_chat else "max_tokens"] = osl
     if not new_chat:

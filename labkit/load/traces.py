@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import math
 import re
 from array import array
 from collections.abc import Iterator
@@ -169,7 +170,8 @@ def _read_json(file: Path, lines: Iterator[tuple[int, str]]) -> _Rows:
             rows.ids.extend(row.hash_ids or ())
         except OverflowError:
             raise _bad(file, number, "a hash id is not a whole number from 0 to 2^64 - 1") from None
-        rows.add(round(row.timestamp * 1e6), row.input_length, row.output_length)
+        whole_ms = math.floor(row.timestamp)  # apart from the rest: ms since 1970 in ns are more than a float holds
+        rows.add(whole_ms * 1_000_000 + round((row.timestamp - whole_ms) * 1e6), row.input_length, row.output_length)
         _check_size(file, len(rows.isl), len(rows.ids))
     return rows
 

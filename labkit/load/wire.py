@@ -26,7 +26,7 @@ class Wire:
     """Keeps the reads of one response at a time and resolves ``ended`` when it is over, however it ends.
 
     Args:
-        ripe: called when there is something to settle.
+        ripe: called when there is something to settle, and not again until ``settle``.
 
     Attributes:
         take: takes a read and its instant, which is that of every chunk in it; whether ``taken`` is to be called.
@@ -36,7 +36,20 @@ class Wire:
         used: responses that it has carried or begun to.
     """
 
-    __slots__ = ("_loop", "_lost_ns", "_ripe", "_waits", "closed", "ended", "reset", "stream", "take", "transport", "used")
+    __slots__ = (
+        "_is_ripe",
+        "_loop",
+        "_lost_ns",
+        "_ripe",
+        "_waits",
+        "closed",
+        "ended",
+        "reset",
+        "stream",
+        "take",
+        "transport",
+        "used",
+    )
 
     take: Callable[[bytes, int], bool]
     transport: Transport
@@ -48,6 +61,7 @@ class Wire:
         self.used = 0
         self.reset: str | None = None
         self.take = _unasked
+        self._is_ripe = False
         self._loop, self._ripe = asyncio.get_running_loop(), ripe
         self._lost_ns = 0
 
@@ -59,8 +73,11 @@ class Wire:
         self.take, self._waits = stream.take, True
 
     def taken(self) -> None:
-        """``take`` said that there is something to settle."""
-        self._ripe(self)
+        """``take`` said that there is something to settle: soon, or at once where more comes in than is settled."""
+        if self.stream.is_full:
+            self.settle()
+        else:
+            self._ripen()
 
     def lost(self, error: Exception | None, t_ns: int) -> None:
         """The connection has ended, or broke; called once."""
@@ -69,10 +86,11 @@ class Wire:
         if self.used:
             if error is not None:
                 self.reset = f"{type(error).__name__}: {error}"
-            self._ripe(self)
+            self._ripen()
 
     def settle(self) -> None:
         """Parse what was read up to now."""
+        self._is_ripe = False
         stream = self.stream
         stream.settle()
         if self.closed and not stream.over:
@@ -90,6 +108,11 @@ class Wire:
             if not self.ended.done():
                 self.ended.cancel()
         self.transport.abort()
+
+    def _ripen(self) -> None:
+        if not self._is_ripe:
+            self._is_ripe = True
+            self._ripe(self)
 
     def _resolve(self) -> None:
         if not self.ended.done():

@@ -12,6 +12,8 @@ from typing import Any, Final, Literal, Self
 
 import pyarrow as pa
 
+#: Of runs on disk. A column that may be null can be added without another version: of older runs it reads as null, and older
+#: labkits read past it.
 SCHEMA_VERSION: Final = 1
 #: In ``Window.workload`` of an imported run: what the file does not say. (``None`` says something: no rate, no duration.)
 UNRECORDED: Final = "unknown"
@@ -31,11 +33,12 @@ REQUESTS: Final = pa.schema(
         pa.field("index", pa.int32(), nullable=False),  # position in the measurement's schedule: equal index, equal request
         pa.field("epoch", pa.int16(), nullable=False),  # the router that it was sent to
         pa.field("shard", pa.int16(), nullable=False),
-        pa.field("phase", pa.string(), nullable=False),  # by its scheduled time
-        pa.field("scheduled_ns", pa.int64()),  # None: imported, and the file does not say
+        pa.field("phase", pa.string(), nullable=False),  # by its scheduled time; a later turn's is that of its first turn
+        # of a later turn: end of the answer before + think time; None: imported, and the file does not say
+        pa.field("scheduled_ns", pa.int64()),
         pa.field("sent_ns", pa.int64()),  # None: never sent
         pa.field("end_ns", pa.int64()),  # end of the HTTP stream
-        pa.field("isl", pa.int32()),  # asked; None: imported, and the file does not say
+        pa.field("isl", pa.int32()),  # asked: of the whole prompt; None: imported, and the file does not say
         pa.field("osl", pa.int32()),  # asked; None as above
         pa.field("outcome", pa.string(), nullable=False),
         pa.field("http_status", pa.int16()),
@@ -47,6 +50,9 @@ REQUESTS: Final = pa.schema(
         pa.field("sent_id", pa.string()),  # X-Request-Id that was sent
         pa.field("server_id", pa.string()),  # ``id`` of the response
         pa.field("straddled", pa.bool_(), nullable=False),  # alive across a re-split
+        pa.field("conversation", pa.int32()),  # its number in the schedule, below 0 in the warm-up; None: on its own
+        pa.field("turn", pa.int16()),  # 0, 1, … in the conversation
+        pa.field("turns", pa.int16()),  # that the conversation has if all goes well
     ]
 )
 

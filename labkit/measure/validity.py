@@ -91,7 +91,10 @@ def _failures(records: Records, summary: Mapping[str, float | None]) -> Mark | N
     counted = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items(), key=lambda item: -item[1]))
     reasons = table.column("reason").drop_null()
     first = f"; first reason: {reasons[0].as_py()}" if len(reasons) else ""
-    return Mark("failures", f"{failed:.0f} of {requests:.0f} requests failed ({counted}{first}); latencies are of the others")
+    left = pc.sum(pc.subtract(pc.subtract(table.column("turns"), table.column("turn")), 1)).as_py()
+    unsent = f", and {left} later turns of their conversations were not sent" if left else ""
+    text = f"{failed:.0f} of {requests:.0f} requests failed ({counted}{first}){unsent}; latencies are of the others"
+    return Mark("failures", text)
 
 
 def _client(measured: RequestMetrics, window: Window, summary: Mapping[str, float | None]) -> list[Mark | None]:

@@ -82,6 +82,7 @@ def prepare(
     into: Path,
     *,
     isl_osl_max: int | None = None,
+    may_clip: bool = False,
     dtype: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> ServedModel:
@@ -92,6 +93,7 @@ def prepare(
         into: where the folder of a shape is made, under the shape's name; two labs may make the same one at once.
         isl_osl_max: most tokens of one prompt and its answer. Without ``model.max_model_len`` the length served is this,
             rounded up to a power of two (at least 2,048), or the model's maximum where this is not given.
+        may_clip: what is longer than the model allows is clipped, and no error.
         dtype: what the device needs where ``model.dtype`` is left open, such as float32 on a CPU.
         env: for the Hugging Face cache and ``HF_HUB_OFFLINE``; the process's own by default.
 
@@ -118,7 +120,7 @@ def prepare(
         name=model.name,
         load_format="dummy" if model.dummy_weights else "auto",
         dtype=dtype,
-        max_model_len=_length(model, max_positions(text), isl_osl_max),
+        max_model_len=_length(model, max_positions(text), isl_osl_max, may_clip),
         vocab_size=text.get("vocab_size"),
         weight_bytes=on_disk or (weight_bytes(architecture, number) if architecture else None),
         kv_bytes_per_token=kv_bytes_per_token(architecture, number) if architecture else None,
@@ -244,9 +246,11 @@ def _architecture(config: Mapping[str, Any]) -> Architecture | None:
         return None
 
 
-def _length(model: Model, limit: int | None, needed: int | None) -> int | None:
+def _length(model: Model, limit: int | None, needed: int | None, may_clip: bool) -> int | None:
     """The served context: as asked, or fitted to the workload, never beyond the model's."""
     asked = model.max_model_len
+    if needed is not None and may_clip:
+        needed = min(bound for bound in (needed, asked, limit) if bound is not None)
     for tokens, what in ((asked, "max_model_len ="), (needed, "the workload's ISL + OSL =")):
         if tokens is not None and limit is not None and tokens > limit:
             raise SpecError(f"{what} {tokens} is beyond the {limit} tokens of {model.name}", remedy=f"ask for at most {limit}")

@@ -68,8 +68,11 @@ class Lengths:
             raise SpecError(f"unknown token length {text!r}", remedy=_LENGTHS) from None
         whole = kind not in ("fixed", "uniform") or (lengths.a.is_integer() and lengths.b.is_integer())
         paired = (b is None) == (kind == "fixed")
-        if lengths.a < 1 or not whole or not paired or (kind == "uniform" and lengths.b < lengths.a):
-            raise SpecError(f"token length {text!r} describes no lengths of 1 or more", remedy=_LENGTHS)
+        bounded = 1 <= lengths.a <= MOST_TOKENS and (
+            lengths.a <= lengths.b <= MOST_TOKENS if kind == "uniform" else math.isfinite(lengths.b)
+        )
+        if not (whole and paired and bounded):
+            raise SpecError(f"token length {text!r} describes no lengths of 1 to {MOST_TOKENS}", remedy=_LENGTHS)
         return lengths
 
     @property
@@ -97,9 +100,9 @@ class Lengths:
             case "uniform":
                 return round(self.b)
             case "normal":
-                return round(self.a + 5 * self.b)
+                return round(min(self.a + 5 * self.b, MOST_TOKENS))
             case "lognormal":
-                return round(self.a * math.exp(5 * self.b))
+                return round(min(self.a * math.exp(min(5 * self.b, 100.0)), MOST_TOKENS))
             case "empirical":
                 return max(self.values)
             case _:

@@ -224,12 +224,17 @@ def table_of(path: Path) -> str:
 def encoded(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
     """``table`` in the types of ``schema``: plain strings become dictionaries where the schema has them.
 
+    A column that may be null and that a table of an older labkit lacks is null; columns that the schema lacks are left out.
+
     Raises:
         StoreError: other columns or types; ``path`` is named.
     """
     try:
         columns = []
         for field in schema:
+            if field.nullable and field.name not in table.column_names:
+                columns.append(pa.chunked_array([pa.nulls(len(table), field.type)]))
+                continue
             column = table.column(field.name)
             if pa.types.is_dictionary(field.type) and not pa.types.is_dictionary(column.type):
                 column = column.dictionary_encode()

@@ -49,6 +49,8 @@ REQUESTS: Final = (
     *_WHOSE,
     Column("epoch", pa.int16(), "number of the split that it was sent to"),
     Column("phase", pa.string(), "`warmup` or `measure`, by the schedule; results are of `measure` alone"),
+    Column("conversation", pa.int32(), "number of its conversation, below 0 in the warm-up; none for a request of its own"),
+    Column("turn", pa.int16(), "which turn of the conversation it is, from 0"),
     Column("outcome", pa.string(), "`ok`, or how it failed"),
     Column("reason", pa.string(), "why it failed"),
     Column("http_status", pa.int16(), "status of the answer"),
@@ -91,7 +93,8 @@ def tidy_requests(records: Records, window: Window, run_id: str) -> pa.Table:
     last[answered] = chunks.t_ns[(chunks.starts + chunks.counts - 1)[answered]]
     made: dict[str, Any] = {
         **_whose(window, run_id, ints(table, "index"), found.request),
-        **{name: table.column(name) for name in ("epoch", "phase", "outcome", "reason", "http_status", "straddled")},
+        **{name: table.column(name) for name in ("epoch", "phase", "conversation", "turn", "outcome", "reason")},
+        **{name: table.column(name) for name in ("http_status", "straddled")},
         **{f"{name}_s": _since(window, ints(table, f"{name}_ns", UNKNOWN)) for name in ("scheduled", "sent", "end")},
         "first_token_s": _since(window, first),
         "last_token_s": _since(window, last),

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labkit.measure.metrics import of_measurement
-from labkit.measure.records import Records, Window
+from labkit.measure.records import UNRECORDED, Records, Window
 from labkit.measure.timing import TokenChunks, chunk_gaps, floats, request_metrics, token_chunks
 
 Floats = npt.NDArray[np.float64]
@@ -91,6 +91,7 @@ def to_vllm_bench(records: Records, window: Window, *, model: str, date: str, to
 
 def _conditions(work: dict[str, Any], model: str, tokenizer: str | None, date: str, count: int) -> dict[str, Any]:
     backend = "openai-chat" if work["api"] == "chat" else "openai"
+    rate = work["rate"] if work.get("turns") in (None, UNRECORDED) else None  # one of conversations has no name there
     burstiness = {"constant": "inf", "poisson": 1.0}.get(work["arrivals"], work["burstiness"])
     return {
         "date": date,
@@ -100,8 +101,8 @@ def _conditions(work: dict[str, Any], model: str, tokenizer: str | None, date: s
         "model_id": model,
         "tokenizer_id": tokenizer or model,
         "num_prompts": count,
-        "request_rate": "inf" if work["rate"] is None else work["rate"],
-        "burstiness": 1.0 if work["rate"] is None else burstiness,
+        "request_rate": "inf" if rate is None else rate,
+        "burstiness": 1.0 if rate is None else burstiness,
         "max_concurrency": work["concurrency"],
     }
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from pathlib import Path
 
 import pytest
 
 from labkit.lab.load_agent import LoadAgent
-from labkit.load.target import VLLM
 from labkit.spec import Workload
-from labkit.store.segments import read_segment
+from tests.support.measured import Bench
 from tests.support.oracle_server import OracleServer
 
 LATE_MS = 250.0  # a read may be stamped so much after the write on a busy machine
@@ -50,33 +48,6 @@ STREAMS = {
 def server():
     with OracleServer() as running:
         yield running
-
-
-class Bench:
-    """One shard, measurement after measurement; gives the rows of each."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.agent, self.next_request, self.measurement = folder, LoadAgent.start(folder), 0, -1
-
-    def measure(self, url: str, model: str, *, dialect=VLLM, tokenizer=None, **fields):
-        self.measurement += 1
-        workload = Workload(**{"isl": 21, "osl": OSL, "concurrency": 3, "requests": 6, "timeout_s": 30.0, **fields})
-        self.agent.target(self.measurement, url, model, vocab=4096, dialect=dialect, tokenizer=tokenizer)
-        result = self.agent.run(self.measurement, workload, first_request=self.next_request).wait(60)
-        self.next_request = result.next_request
-        return result, self.rows(self.measurement)
-
-    def rows(self, measurement: int):
-        """``[(request row, its chunk rows in order)]``; a flush has happened when a run has ended, at most 1 s later."""
-        requests = [row for row in self._table("requests") if row["measurement"] == measurement]
-        chunks: dict[int, list[dict]] = {row["request"]: [] for row in requests}
-        for chunk in self._table("chunks"):
-            if chunk["request"] in chunks:
-                chunks[chunk["request"]].append(chunk)
-        return sorted(((row, chunks[row["request"]]) for row in requests), key=lambda pair: pair[0]["index"])
-
-    def _table(self, name: str):
-        return read_segment(self.folder / "segments" / f"{name}-shard0.arrows").to_pylist()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 Written apart from labkit and importing nothing of it, so that no mistake can cancel itself out. The model name selects the
 behaviour (``BEHAVIOURS``), with options behind a question mark: ``plain?ttft=30&itl=5`` (milliseconds), ``text=0``
-(tokens without text). Completions and chat.
+(tokens without text), ``most=200`` (longer prompts are refused, in token ids or messages). Completions and chat.
 Runs inside a test (``OracleServer`` starts a thread with a loop of its own) or as a process:
 ``python tests/support/oracle_server.py --port 0`` prints its port, and writes its log as JSON lines to ``--log FILE`` at exit.
 """
@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import math
 import signal
 import ssl
 import threading
@@ -70,6 +71,8 @@ class Truth:
     body_sha: str
     fields: list[str]
     authorization: str | None
+    prompt: list = field(default_factory=list, repr=False)  # token ids or messages
+    answer: list[int] = field(default_factory=list, repr=False)  # token ids, where they were asked for
     writes: list[tuple[int, int]] = field(default_factory=list)  # (instant, tokens)
     ended_ns: int | None = None
 
@@ -110,6 +113,7 @@ class Connection:
             body_sha=hashlib.sha256(body).hexdigest(),
             fields=sorted(asked),
             authorization=headers.get("authorization"),
+            prompt=prompt if isinstance(prompt, list) else asked.get("messages", []),
         )
         self.oracle.log.append(truth)
         options = {k: float(v) for k, v in parse_qsl(query)}
@@ -134,6 +138,8 @@ class Connection:
             return self._plain(400, {"error": {"message": f"Unrecognized request argument supplied: {refused[0]}"}})
         if model == "json":
             return self._plain(200, {"choices": [{"text": "hello"}]})
+        if len(truth.prompt) > options.get("most", math.inf):
+            return self._plain(400, {"error": {"message": f"a prompt of {len(truth.prompt)} is too long"}})
         return await self._stream(truth, asked, options)
 
     async def _stream(self, truth: Truth, asked: dict, options: dict[str, float]) -> bool:
@@ -206,7 +212,9 @@ class Connection:
                 break
             text = "" if model == "notext" or options.get("text") == 0 else "wörd " * count
             kind = "reasoning_content" if model == "reasoning" and sent <= total // 2 else "content"
-            emit(event(kind, text, list(range(count)), sent, last=sent == total), count)
+            tokens = [1000 + int(truth.body_sha[:2], 16) + at for at in range(sent - count, sent)]
+            truth.answer += tokens if model == "tokenids" else []
+            emit(event(kind, text, tokens, sent, last=sent == total), count)
             if model == "cut" and sent >= total // 2:
                 await self.writer.drain()
                 return False

@@ -95,6 +95,36 @@ def test_a_trace_is_sent_and_what_is_clipped_is_told(server, tmp_path):
     assert "nothing is clipped" in unclipped.stderr
 
 
+def test_conversations_and_what_became_of_them(server, tmp_path):
+    file = tmp_path / "out.json"
+    talk = ["--turns", "4", "--think", "uniform:0.01-0.03"]
+    options = ["--isl", "8", "--osl", "4", *talk, "--concurrency", "2", "--requests", "10"]
+    done = bench(server, "plain?ttft=2&itl=1", *options, "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "4 turns, think uniform:0.01-0.03 s, each 8 → 4 tokens" in done.stdout
+    assert "10 requests measured in" in done.stdout
+    assert re.search(r"· first turns +\d+\.\d\d", done.stdout)
+    assert re.search(r"· later turns +\d+\.\d\d", done.stdout)
+    assert "the 10 requests are the turns of 3 conversations" in done.stderr
+    assert json.loads(file.read_text())["input_lens"] == [8, 20, 32, 44] * 2 + [8, 20]
+    clipped = bench(server, "plain?ttft=2&itl=1&most=15", *options, "--max-model-len", "40")
+    assert clipped.returncode == 0
+    assert "conversations would outgrow 40 tokens and end before: 4 turns left out" in clipped.stderr
+    assert "later turns of conversations were not sent" in clipped.stderr
+    assert "http_error" in clipped.stdout
+
+
+def test_a_served_history_needs_an_answer_that_can_be_told(server):
+    options = [*SMALL, "--turns", "2", "--history", "served"]
+    told = bench(server, "tokenids?ttft=2&itl=1", *options)
+    assert told.returncode == 0, told.stderr
+    assert "not the same byte for byte" in told.stderr
+    refused = bench(server, "plain?ttft=2&itl=1", *options)
+    assert refused.returncode == 2
+    assert "needs the tokens of the answers" in refused.stderr
+    assert bench(server, "plain?ttft=2&itl=1", *options, "--api", "chat").returncode == 0
+
+
 def test_failures_are_told_and_make_the_exit_code(server, tmp_path):
     file = tmp_path / "out.json"
     done = bench(server, "http500", *SMALL, "--json", str(file))
@@ -117,6 +147,8 @@ def test_failures_are_told_and_make_the_exit_code(server, tmp_path):
         ("plain", [*SMALL, "--tokenizer", "/nowhere"], "tokenizer folder '/nowhere' does not exist"),
         ("plain", [*SMALL, "--json", "/nowhere/out.json"], "cannot write /nowhere/out.json"),
         ("plain", [*SMALL, "--vocab", "3"], "vocabulary of 3"),
+        ("plain", [*SMALL, "--turns", "0"], "unknown number of turns '0'"),
+        ("plain", [*SMALL, "--think", "2"], "think_s = '2' and no turns"),
         ("plain", [*SMALL, "--base-url", "http://127.0.0.1:1"], "nobody answers at http://127.0.0.1:1"),
         ("plain", [*SMALL, "--base-url", "localhost:8000"], "unusable base URL"),
     ],

@@ -261,6 +261,14 @@ def test_missing_requests_are_unequal_work_but_not_in_a_timed_closed_loop():
     timed = Workload(concurrency=2, duration_s=70, isl=8, osl=6)
     closed = replace(fewer, windows=tuple(replace(one, workload=timed.to_dict()) for one in fewer.windows))
     assert compare(closed, "2A", "1P1D", resamples=20).requests == 230
+    talks = Workload(turns=3, rate=1, requests=60, isl=8, osl=6)  # a failed turn leaves out the later ones
+    told = replace(fewer, windows=tuple(replace(one, workload=talks.to_dict()) for one in fewer.windows))
+    assert compare(told, "2A", "1P1D", resamples=20).requests == 230
+
+
+def test_a_run_from_before_conversations_is_compared_with_one_of_today():
+    older = {key: value for key, value in WORKLOAD.to_dict().items() if key not in ("turns", "think_s", "history")}
+    assert compare(changed(RECORDS, 1, workload=older), "2A", "1P1D", resamples=20).repeats == 2
 
 
 def test_a_window_without_a_partner_is_left_out_with_a_note():

@@ -193,6 +193,11 @@ def test_versions_are_of_what_served():
     [
         (Workload(rate=2, duration_s=5, arrivals="constant"), "2 req/s constant, ISL 512, OSL 128"),
         (Workload(rate=2, duration_s=5, arrivals="gamma", burstiness=0.5), "2 req/s gamma (burstiness 0.5), ISL 512, OSL 128"),
+        (Workload(turns=4, rate=2, duration_s=5), "2 conversations/s Poisson, 4 turns, ISL 512, OSL 128"),
+        (
+            Workload(turns="uniform:2-6", think_s="exponential:2", concurrency=8, requests=90, history="served"),
+            "8 concurrent conversations, uniform:2-6 turns, think exponential:2 s, served history, ISL 512, OSL 128",
+        ),
     ],
 )
 def test_workload_text(workload: Workload, text: str):

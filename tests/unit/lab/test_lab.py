@@ -184,6 +184,19 @@ def test_an_interrupt_while_measuring_keeps_the_window(open_lab: OpenLab, engine
 
 
 @pytest.mark.usefixtures("blind")
+def test_conversations_are_fitted_to_the_model_and_kept_with_their_turns(open_lab: OpenLab, said: list[str]):
+    talks = Workload(turns=40, isl=200, osl=4, concurrency=2, requests=90)  # 40 · 204 fit the 8192 tokens of the demo
+    with open_lab(workload=talks) as lab:
+        result = lab.measure()
+        assert result.failed == 0
+        rows = result.records.requests.to_pylist()
+        assert sorted((row["conversation"], row["turn"]) for row in rows) == [divmod(n, 40) for n in range(90)]
+        lab.measure(Workload(turns=50, isl=200, osl=4, concurrency=2, requests=4))
+    assert any("of 1 conversations would outgrow 8192 tokens and end before: 10 turns left out" in line for line in said)
+    assert "the 90 requests are the turns of 3 conversations" in str(open_run(lab.run.path).records().events.to_pylist())
+
+
+@pytest.mark.usefixtures("blind")
 def test_a_worker_that_dies_under_load_is_a_fault_in_the_run(open_lab: OpenLab, engine: FakeEngine, said: list[str]):
     with open_lab() as lab:
         with lab.load(ENDLESS) as load:

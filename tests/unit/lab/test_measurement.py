@@ -237,3 +237,9 @@ def test_nothing_measured_is_shown_as_nothing(rows: list[dict[str, Any]]):
     text = repr(measured(rows))
     assert "p50 – ms, p99 – ms" in text
     assert f"{len(rows)} failed" in text
+
+
+def test_turns_that_were_not_sent_are_shown():
+    run: Any = SimpleNamespace(records=lambda: records([steady(0, manifest={})]))
+    assert "3, 0 failed, 7 later turns not sent" in repr(Measurement(run, window(), None, {"ok": 3}, False, 7))
+    assert "not sent" not in repr(Measurement(run, window(), None, {"ok": 3}, False))

@@ -38,6 +38,16 @@ def test_token_ids_are_asked_for_where_usage_comes_only_at_the_end(server):
     assert (found.dialect.token_ids, found.notes) == (True, ())
 
 
+def test_token_ids_that_are_wanted_are_asked_for_and_taken_only_where_they_come(server):
+    def asked(model):
+        target = Target(server.url, f"{model}?ttft=1&itl=0", 4096)
+        return asyncio.run(probe(target, api="completions", timeout_s=5.0, token_ids=True)).dialect.token_ids
+
+    assert asked("tokenids") is True
+    assert asked("plain") is False
+    assert asked("strict") is False
+
+
 def test_an_answer_without_text_does_not_pass_for_a_counted_one(server):
     """Random weights may answer tokens that are no text yet: nothing then shows at once that the counts are missing."""
     found = ask(server, "tokenids", options="&text=0")

@@ -7,8 +7,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
 from labkit.errors import LoadError
+from labkit.load.draws import Draw, Piece
 from labkit.load.prompts import WORDS, Prompts, load_tokenizer, token_range
-from labkit.load.schedule import Draw, Piece
 
 
 def own(phase, index, tokens):
@@ -84,8 +84,8 @@ def test_prompts_share_the_pieces_that_they_have_in_common_and_nothing_else(fold
     cut = prompts.token_ids([shared._replace(tokens=40)]).tolist()
     assert cut == one[:40]
     for number in (prompts, Prompts(1, 4096)):
-        assert json.loads(number.encoded_ids([shared, *own("measure", 0, 60)])) == one
-        assert json.loads(number.encoded_ids([shared, *own("measure", 0, 60)])) == one
+        assert json.loads(b"[" + number.encoded_ids([shared, *own("measure", 0, 60)]) + b"]") == one
+        assert json.loads(b"[" + number.encoded_ids([shared, *own("measure", 0, 60)]) + b"]") == one
     texts = [Prompts(5, 600, load_tokenizer(folder)).text([shared, *own("measure", i, 60)]) for i in range(2)]
     assert texts[0] != texts[1]
     begins = next(at for at, (one, two) in enumerate(zip(*texts, strict=False)) if one != two)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.errors import LoadError
-from labkit.load.schedule import Draw, Schedule, clip, draw_lengths, rng
+from labkit.load.draws import Draw, clip, draw_lengths, rng
+from labkit.load.schedule import Schedule
 from labkit.load.served import fitted
 from labkit.load.target import Requests, Target
 from labkit.spec import Lengths, Workload
@@ -264,3 +265,53 @@ def test_same_seed_same_requests_byte_for_byte_on_every_machine(name, trace):
     }[name]
     assert digest(Workload(seed=11, **fields)) == digest(Workload(seed=11, **fields)) == GOLDEN[name]
     assert digest(Workload(seed=12, **fields)) != GOLDEN[name]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrivals=st.sampled_from(["constant", "poisson", "gamma"]),
+    rate=st.floats(0.5, 500),
+    burstiness=st.floats(0.25, 8),
+    seed=st.integers(0, 2**40),
+    expected_count=st.integers(100, 3000),
+)
+def test_as_many_arrive_as_the_rate_says(arrivals, rate, burstiness, seed, expected_count):
+    """The count of a renewal process over n mean gaps has mean n and variance n · (variation of a gap)², for large n."""
+    duration_s = expected_count / rate
+    work = Workload(arrivals=arrivals, rate=rate, burstiness=burstiness, duration_s=duration_s, seed=seed)
+    times = np.array(list(Schedule(work).arrivals("measure")))
+    shape = {"constant": np.inf, "poisson": 1.0, "gamma": burstiness}[arrivals]
+    assert abs(len(times) - expected_count) <= 1 + 6.5 * (expected_count / shape) ** 0.5 + 1 / shape
+    counted = Schedule(Workload(arrivals=arrivals, rate=rate, burstiness=burstiness, requests=expected_count, seed=seed))
+    by_number = np.array(list(counted.arrivals("measure")))
+    assert len(by_number) == expected_count
+    common = min(len(times), expected_count)
+    assert (by_number[:common] == times[:common]).all(), "an end by time or number is the only difference"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    fields=st.sampled_from(
+        [
+            {"rate": 7.0, "arrivals": "gamma", "burstiness": 0.4, "isl": "lognormal:90,1", "osl": "uniform:1-50"},
+            {"concurrency": 3, "isl": "uniform:1-300", "prefix_groups": 3, "prefix_tokens": 40},
+            {"rate": 5.0, "turns": "uniform:1-6", "think_s": "exponential:1", "isl": "uniform:1-90"},
+            {"arrivals": "burst:9@1/3", "isl": 5},
+        ]
+    ),
+    warmup_s=st.floats(0, 1e4),
+    seed=st.integers(0, 2**40),
+)
+def test_a_warm_up_changes_nothing_of_what_is_measured(fields, warmup_s, seed):
+    def measured(warm):
+        work = Workload(**fields, requests=30, warmup_s=warm, seed=seed)
+        requests = Requests(Target("http://127.0.0.1:9", "m", 4096), work)
+        if warm:
+            list(islice(requests.schedule.arrivals("warmup"), 50)) if work.is_open_loop else None
+            assert requests.body("warmup", 3) != requests.body("measure", 3)
+        starts = requests.schedule.starts("measure")
+        times = list(requests.schedule.arrivals("measure")) if work.is_open_loop else []
+        talks = [requests.schedule.turns("measure", number) for number in range(starts)]
+        return times, talks, [requests.body("measure", n, len(turns) - 1) for n, turns in enumerate(talks)]
+
+    assert measured(warmup_s) == measured(0.0)

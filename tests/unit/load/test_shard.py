@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
+from typing import ClassVar
 
 import pytest
 
@@ -32,13 +34,30 @@ class Rows:
 
 
 class Bench:
+    made: ClassVar[list[Bench]] = []
+
     def __init__(self, shard: int = 0) -> None:
+        self.made.append(self)
         self.said: list[dict] = []
         self.requests, self.chunks = Rows(REQUESTS), Rows(CHUNKS)
         self.shard = Shard(shard=shard, requests=self.requests, chunks=self.chunks, say=self.said.append, nonce="n")
 
     def heard(self, said: str) -> list[dict]:
         return [message for message in self.said if message["said"] == said]
+
+
+def run(main):
+    """Run to the end, and close every connection while the event loop is there to do it."""
+
+    async def whole():
+        try:
+            return await main
+        finally:
+            while Bench.made:
+                for client in Bench.made.pop().shard._clients.values():
+                    client.close()
+
+    return asyncio.run(whole())
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +84,7 @@ def test_warm_up_requests_are_apart_and_leave_the_measured_ones_alone(server, lo
         result = await bench.shard.run(2, Workload(isl=8, osl=4, requests=12, warmup_s=0.3, **load), first_request=100)
         return bench, result
 
-    bench, result = asyncio.run(drive())
+    bench, result = run(drive())
     warm = [row for row in bench.requests.rows if row["phase"] == "warmup"]
     measured = sorted((row for row in bench.requests.rows if row["phase"] == "measure"), key=lambda row: row["index"])
     assert [row["index"] for row in measured] == list(range(12))
@@ -88,7 +107,7 @@ def test_a_closed_loop_keeps_its_concurrency_for_its_duration(server):
         bench.shard.target(0, target(server))
         return bench, await bench.shard.run(0, Workload(isl=8, osl=4, concurrency=3, duration_s=0.5), first_request=0)
 
-    bench, result = asyncio.run(drive())
+    bench, result = run(drive())
     rows = bench.requests.rows
     assert result.stop_ns == result.measure_ns + 500_000_000
     assert all(row["scheduled_ns"] < result.stop_ns for row in rows)
@@ -111,7 +130,7 @@ def test_a_resplit_moves_new_requests_and_marks_those_under_way(server):
         shard.target(1, target(server, "bundled?ttft=5&itl=1"))
         return bench, await running
 
-    bench, result = asyncio.run(drive())
+    bench, result = run(drive())
     assert result.counts == {"ok": 12}
     by_epoch = {epoch: [row for row in bench.requests.rows if row["epoch"] == epoch] for epoch in (0, 1)}
     assert [len(rows) for rows in by_epoch.values()] == [4, 8]
@@ -131,7 +150,7 @@ def test_an_idle_epoch_is_drained_at_once(server):
         bench.shard.target(1, target(server))
         return bench
 
-    assert [message["epoch"] for message in asyncio.run(drive()).heard("drained")] == [0]
+    assert [message["epoch"] for message in run(drive()).heard("drained")] == [0]
 
 
 @pytest.mark.parametrize("load", [{"concurrency": 3, "duration_s": 600.0}, {"rate": 200.0, "requests": 100_000}])
@@ -144,7 +163,7 @@ def test_stopping_keeps_what_was_recorded(server, load):
         bench.shard.stop()
         return bench, await running
 
-    bench, result = asyncio.run(drive())
+    bench, result = run(drive())
     assert result.stopped
     assert set(result.counts) == {"cancelled"}
     assert result.counts["cancelled"] == len(bench.requests.rows)
@@ -158,15 +177,15 @@ def test_stopping_keeps_what_was_recorded(server, load):
 def test_a_stop_before_the_first_step_loses_no_request(server):
     async def drive():
         bench = Bench()
-        bench.shard.target(0, target(server))
+        bench.shard.target(0, target(server, "silent"))
         running = asyncio.create_task(bench.shard.run(0, Workload(isl=8, osl=4, concurrency=2, requests=9), first_request=0))
         await until(lambda: bool(bench.shard._live))
         bench.shard.stop()
         await running
         return bench, running.result()
 
-    bench, result = asyncio.run(drive())
-    assert len(bench.requests.rows) == result.next_request == 2
+    bench, result = run(drive())
+    assert len(bench.requests.rows) == result.next_request > 0
     assert {row["outcome"] for row in bench.requests.rows} == {"cancelled"}
 
 
@@ -183,10 +202,81 @@ def test_shards_share_one_schedule(server):
             assert result.next_request > max(row["request"] for row in bench.requests.rows)
         return rows
 
-    rows = asyncio.run(drive())
+    rows = run(drive())
     assert sorted(row["index"] for row in rows) == list(range(20))
     assert len({row["request"] for row in rows}) == 20
     assert {row["index"] % 3 == row["shard"] for row in rows} == {True}
+
+
+@pytest.mark.parametrize("load", [{"concurrency": 3}, {"rate": 100.0}])
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_same_seed_same_conversations_byte_for_byte_whatever_the_shards(server, api, load):
+    work = Workload(isl="uniform:5-40", osl="uniform:2-6", turns="uniform:1-4", requests=14, seed=9, api=api, **load)
+
+    async def drive(shards):
+        rows = []
+        for number in range(shards):
+            bench = Bench(number)
+            bench.shard.target(0, target(server, "plain?ttft=2&itl=0"))
+            await bench.shard.run(0, work, first_request=0, shards=shards)
+            rows += bench.requests.rows
+        return rows
+
+    seen, places = [], []
+    for shards in (1, 3):
+        start = len(server.log)
+        rows = run(drive(shards))
+        sha = {truth.request_id: truth.body_sha for truth in server.log[start:]}
+        assert all(row["conversation"] % shards == row["shard"] for row in rows)
+        seen.append({row["index"]: sha[row["sent_id"]] for row in rows})
+        places.append({row["index"]: (row["conversation"], row["turn"], row["isl"], row["osl"]) for row in rows})
+    assert sorted(seen[0]) == list(range(14))
+    assert seen[0] == seen[1]
+    assert places[0] == places[1]
+    assert len(set(seen[0].values())) == 14
+
+
+def test_a_conversation_goes_on_at_the_new_router_with_all_that_was_said(server):
+    async def drive():
+        bench = Bench()
+        shard = bench.shard
+        shard.target(0, target(server, "plain?ttft=2&itl=0"))
+        work = Workload(isl=8, osl=3, turns=6, think_s=0.02, concurrency=2, requests=12)
+        running = asyncio.create_task(shard.run(0, work, first_request=0))
+        await until(lambda: len(bench.requests.rows) + len(shard._rows) >= 5)
+        shard.target(1, target(server, "bundled?ttft=2&itl=0"))
+        return bench, await running
+
+    start = len(server.log)
+    bench, result = run(drive())
+    assert result.counts == {"ok": 12}
+    rows = sorted(bench.requests.rows, key=lambda row: row["index"])
+    heard = {truth.request_id: truth for truth in server.log[start:]}
+    for turns in (rows[:6], rows[6:]):
+        prompts = [heard[row["sent_id"]].prompt for row in turns]
+        assert all(after[: len(before)] == before for before, after in pairwise(prompts))
+        assert [len(prompt) for prompt in prompts] == [8 + 11 * turn for turn in range(6)]
+        assert [row["epoch"] for row in turns] == sorted(row["epoch"] for row in turns)
+    assert {row["epoch"] for row in rows} == {0, 1}
+    assert {heard[row["sent_id"]].model for row in rows if row["epoch"]} == {"bundled"}
+
+
+@pytest.mark.parametrize("load", [{"concurrency": 2}, {"rate": 50.0}])
+def test_stopping_ends_those_who_think_too(server, load):
+    async def drive():
+        bench = Bench()
+        bench.shard.target(0, target(server, "plain?ttft=2&itl=0"))
+        work = Workload(isl=8, osl=3, turns=6, think_s=600.0, requests=12, **load)
+        running = asyncio.create_task(bench.shard.run(0, work, first_request=0))
+        await until(lambda: len(bench.requests.rows) == 2)
+        bench.shard.stop()
+        return bench, await running
+
+    bench, result = run(drive())
+    assert result.stopped
+    assert result.counts == {"ok": 2}
+    assert result.unsent == 0
+    assert [(row["conversation"], row["turn"]) for row in bench.requests.rows] == [(0, 0), (1, 0)]
 
 
 def test_a_full_disk_ends_the_load_with_its_reason(server):
@@ -197,7 +287,7 @@ def test_a_full_disk_ends_the_load_with_its_reason(server):
         with pytest.raises(StoreError, match="disk full"):
             await bench.shard.run(0, Workload(isl=8, osl=4, concurrency=2, duration_s=600.0), first_request=0)
 
-    asyncio.run(drive())
+    run(drive())
 
 
 def test_a_server_that_refuses_at_once_is_not_hammered(server):
@@ -207,7 +297,7 @@ def test_a_server_that_refuses_at_once_is_not_hammered(server):
         await bench.shard.run(0, Workload(isl=8, osl=4, concurrency=2, duration_s=0.5), first_request=0)
         return bench
 
-    rows = asyncio.run(drive()).requests.rows
+    rows = run(drive()).requests.rows
     assert {row["outcome"] for row in rows} == {"http_error"}
     assert 2 <= len(rows) <= 2 * 6
 
@@ -225,4 +315,4 @@ def test_no_target_and_two_at_once_are_refused(server):
             await bench.shard.run(1, work, first_request=0)
         await running
 
-    asyncio.run(drive())
+    run(drive())

@@ -1,5 +1,6 @@
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -7,9 +8,9 @@ from labkit.load.sse import EVENT_LIMIT, EventSplitter
 
 STREAM = (
     b'data: {"a": 1}\n\n: ping\n\nid: 7\r\ndata:{"b": 2}\r\n\r\nevent: message\rdata: x\rdata: y\r\r'
-    b"retry: 5\n\ndata\n\ndata: [DONE]\n\nevent: error\n: worker lost\n\ndata: after\n\ndata: unfinished"
+    b"retry: 5\n\ndata\n\ndata: [DONE]\n\nevent: error\nevent: ping\ndata: last\n\nevent: error\n: worker lost\n\ndata: after\n\n"
 )
-EVENTS = [b'{"a": 1}', b'{"b": 2}', b"x\ny", b"", b"[DONE]"]
+EVENTS = [b'{"a": 1}', b'{"b": 2}', b"x\ny", b"", b"[DONE]", b"last"]
 
 
 def split(data: bytes, cuts: list[int]) -> tuple[object, ...]:
@@ -19,7 +20,7 @@ def split(data: bytes, cuts: list[int]) -> tuple[object, ...]:
     return events, splitter.failure, splitter.error
 
 
-def test_events_of_every_line_end_up_to_a_failure():
+def test_events_of_every_line_end():
     assert split(STREAM, []) == (EVENTS, "worker lost", None)
 
 
@@ -48,8 +49,19 @@ def test_any_bytes_are_survived(data, cuts):
     assert split(data, cuts) == split(data, [])
 
 
+def test_a_line_end_of_two_bytes_is_one_wherever_it_is_cut():
+    splitter = EventSplitter()
+    assert [splitter.feed(part) for part in (b"data: x\r", b"\n", b"\n")] == [[], [], [b"x"]]
+
+
+def test_a_byte_order_mark_hides_no_event():
+    data = b"\xef\xbb\xbfdata: x\n\n\xef\xbb\xbfdata: y\n\ndata: z\n\n"
+    for cuts in ([], [1], [2, 3], list(range(len(data)))):
+        assert split(data, cuts)[0] == [b"x", b"z"]  # within the stream the mark is part of a name that means nothing
+
+
 def test_events_have_a_limit_and_memory_too():
-    for piece in (b"x" * 65536, b"data: " + b"x" * 65536 + b"\n", b"data\n" * 10_000):
+    for piece in (b"x" * 65536, b"event: " + b"x" * 65536, b"data: " + b"x" * 65536 + b"\n", b"data\n" * 10_000):
         splitter = EventSplitter()
         fed = 0
         while splitter.error is None and fed <= 40 * EVENT_LIMIT:
@@ -57,3 +69,11 @@ def test_events_have_a_limit_and_memory_too():
             fed += len(piece)
         assert "more than 4 MiB" in (splitter.error or "")
         assert splitter.feed(b"\n\ndata: x\n\n") == []
+
+
+@pytest.mark.parametrize("line", [b": ", b"id: ", b"data: ", b"event: "])
+def test_the_limit_does_not_depend_on_the_splits(line):
+    for length in range(EVENT_LIMIT - 2, EVENT_LIMIT + 3):
+        data = line.ljust(length, b"x") + b"\n\n"
+        assert split(data, [9, length]) == split(data, []), length
+        assert (split(data, [])[2] is None) == (length <= EVENT_LIMIT)

@@ -1,5 +1,6 @@
 import json
 
+import msgspec
 import pytest
 
 from labkit.errors import LoadError
@@ -49,7 +50,7 @@ def test_bodies_ask_for_exactly_the_tokens_and_repeat():
     one, two = (Requests(Target("http://h", "m", 4096), work) for _ in range(2))
     body = json.loads(one.body("measure", 12))
     assert one.body("measure", 12) == two.body("measure", 12) != one.body("measure", 13)
-    assert len(body["prompt"]) == one.lengths("measure", 12)[0]
+    assert len(body["prompt"]) == one.schedule.lengths("measure", 12)[0]
     assert body["max_tokens"] == 9
     assert body["ignore_eos"] is True
     assert body["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
@@ -57,7 +58,7 @@ def test_bodies_ask_for_exactly_the_tokens_and_repeat():
 
 
 def test_plain_openai_gets_no_foreign_fields():
-    body = json.loads(request_body(Target("http://h", "m", 4096, dialect=OPENAI), "hi", 5, chat=True))
+    body = json.loads(request_body(Target("http://h", "m", 4096, dialect=OPENAI), msgspec.Raw(b"[]"), 5, chat=True))
     assert set(body) == {"model", "messages", "max_tokens", "temperature", "stream", "stream_options"}
     assert body["stream_options"] == {"include_usage": True}
 

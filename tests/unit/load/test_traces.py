@@ -1,14 +1,21 @@
 """Traces of both formats: read as they are meant, or refused with file, line and value."""
 
 import contextlib
+import hashlib
 import json
+from collections import Counter
+from datetime import datetime, timedelta
+from itertools import combinations, takewhile
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.errors import LabError, LoadError
+from labkit.load.schedule import Schedule
+from labkit.load.target import Requests, Target
 from labkit.load.traces import load_lengths, load_trace
+from labkit.spec import Workload
 
 HEAD = "TIMESTAMP,ContextTokens,GeneratedTokens"
 
@@ -49,6 +56,11 @@ def test_byte_order_mark_blank_lines_and_more_columns_in_another_order(write):
     assert (trace.isl.tolist(), trace.osl.tolist()) == ([4808], [10])
     trace = load_trace(write('\ufeff\r\n\r\n{"x":{"y":[1]},"output_length":2,"input_length":1,"timestamp":0}\r\n\r\n', "b"))
     assert (trace.isl.tolist(), trace.osl.tolist()) == ([1], [2])
+
+
+def test_milliseconds_since_1970_are_exact(write):
+    trace = load_trace(write(mooncake((1_700_158_623_979, 1, 1), (1_700_158_623_979.25, 1, 1), (938_565_651_185, 1, 1))))
+    assert trace.times_ns.tolist() == [1_700_158_623_979_000_000, 1_700_158_623_979_250_000, 938_565_651_185_000_000]
 
 
 def test_a_file_that_changed_is_read_again(write):
@@ -157,3 +169,116 @@ def test_every_request_is_read_as_written(tmp_path_factory, rows):
     trace = load_trace.__globals__["_load_trace"].__wrapped__(str(file), 0, 0)
     read = zip((trace.times_ns // 1_000_000).tolist(), trace.isl.tolist(), trace.osl.tolist(), strict=True)
     assert [(*row, trace.hash_ids(number)) for number, row in enumerate(read)] == rows
+
+
+times = st.integers(0, 4 * 10**8).map(lambda ticks: 1_700_000_000 * 10**9 + ticks * 100)  # in ns, a tenth of a µs apart
+rows_of = st.lists(st.tuples(times, st.integers(0, 10**7), st.integers(0, 10**7)), min_size=1, max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=rows_of,
+    digits=st.integers(7, 9),
+    zone_min=st.one_of(st.none(), st.integers(-14 * 60, 14 * 60)),
+    order=st.permutations(["TIMESTAMP", "ContextTokens", "GeneratedTokens", "x"]),
+    end=st.sampled_from(["\n", "\r\n"]),
+)
+def test_azure_rows_are_read_as_written(tmp_path_factory, rows, digits, zone_min, order, end):
+    """Seven fractional digits as in the published files (or more), any order of columns, any time zone."""
+
+    def cells(t_ns, isl, osl):
+        moment = datetime(1970, 1, 1) + timedelta(seconds=t_ns // 10**9, minutes=zone_min or 0)
+        fraction = f"{t_ns % 10**9:09d}"[:digits]
+        zone = "" if zone_min is None else f"{'-' if zone_min < 0 else '+'}{abs(zone_min) // 60:02d}:{abs(zone_min) % 60:02d}"
+        return {
+            "TIMESTAMP": f"{moment:%Y-%m-%d %H:%M:%S}.{fraction}{zone}",
+            "ContextTokens": isl,
+            "GeneratedTokens": osl,
+            "x": "",
+        }
+
+    lines = [order, *([str(cells(*row)[name]) for name in order] for row in rows)]
+    file = tmp_path_factory.getbasetemp() / "azure"
+    file.write_text("".join(",".join(line) + end for line in lines), newline="")
+    trace = load_trace.__globals__["_load_trace"].__wrapped__(str(file), 0, 0)
+    read = zip(trace.times_ns.tolist(), trace.isl.tolist(), trace.osl.tolist(), strict=True)
+    assert list(read) == [(t_ns, max(isl, 1), max(osl, 1)) for t_ns, isl, osl in rows]
+    assert trace.zeros == sum((isl == 0) + (osl == 0) for _, isl, osl in rows)
+
+
+SMALL_ROWS = st.lists(
+    st.tuples(
+        st.integers(0, 10**7),
+        st.integers(1, 3000),
+        st.integers(1, 900),
+        st.lists(st.integers(0, 5), max_size=7),
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+def written(tmp_path_factory, rows):
+    """A file of its own for each: readers remember what they read by name, size and time."""
+    text = mooncake(*rows)
+    file = tmp_path_factory.getbasetemp() / hashlib.sha256(text.encode()).hexdigest()
+    file.write_text(text)
+    return file
+
+
+def sent(file, **fields):
+    """Schedule of a trace in ``file``, with what it sends: ``[(at_s, isl, osl)]``."""
+    schedule = Schedule(Workload(trace=str(file), **fields))
+    times = list(schedule.arrivals("measure"))
+    return schedule, [(at_s, *schedule.lengths("measure", index)) for index, at_s in enumerate(times)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows=SMALL_ROWS, scale=st.sampled_from([0.01, 0.5, 1.0, 3.0]), limit=st.one_of(st.none(), st.integers(2, 3500)))
+def test_a_trace_is_sent_in_the_order_of_its_times_scaled_and_clipped_as_is_counted(tmp_path_factory, rows, scale, limit):
+    file = written(tmp_path_factory, rows)
+    schedule, requests = sent(file, time_scale=scale, clip_tokens=limit)
+    ordered = sorted(rows, key=lambda row: row[0])  # rows of one instant in the order of the file
+    assert [at_s for at_s, _, _ in requests] == pytest.approx([(row[0] - ordered[0][0]) / 1e3 * scale for row in ordered])
+    lost_prompts = lost_answers = clipped = 0
+    for (_, isl, osl), (_, row_isl, row_osl, _) in zip(requests, ordered, strict=True):
+        room = row_isl + row_osl if limit is None else limit
+        assert isl + osl == min(room, row_isl + row_osl)
+        assert isl <= row_isl
+        assert osl <= row_osl
+        lost_prompts, lost_answers = lost_prompts + row_isl - isl, lost_answers + row_osl - osl
+        clipped += row_isl + row_osl > room
+    words = f"{clipped} of {len(rows)} requests are longer than {limit} tokens and were clipped: "
+    words += f"{lost_prompts} tokens of prompts and {lost_answers} of answers left out"
+    assert (schedule.notes()[1:] == (words,)) if clipped else (len(schedule.notes()) == 1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows=SMALL_ROWS, seed=st.integers(0, 2**40), data=st.data())
+def test_a_sample_has_rows_of_the_trace_once_each_and_in_order(tmp_path_factory, rows, seed, data):
+    file = written(tmp_path_factory, rows)
+    count = data.draw(st.integers(1, len(rows)))
+    for fields, pool in (({"sample": True, "seed": seed}, rows), ({}, rows[:count])):
+        _, requests = sent(file, requests=count, **fields)
+        assert len(requests) == count
+        assert [at_s for at_s, _, _ in requests] == sorted(at_s for at_s, _, _ in requests)
+        assert requests[0][0] == 0
+        assert not Counter((isl, osl) for _, isl, osl in requests) - Counter((isl, osl) for _, isl, osl, _ in pool)
+        assert sent(file, requests=count, **fields)[1] == requests
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=SMALL_ROWS, seed=st.integers(0, 2**40))
+def test_equal_ids_are_equal_tokens_and_other_ids_are_others(tmp_path_factory, rows, seed):
+    """The longest common beginning of two prompts is that of their ids, to the token (but for chance: one in thousands)."""
+    requests = Requests(
+        Target("http://127.0.0.1:9", "m", 200_000), Workload(trace=str(written(tmp_path_factory, rows)), seed=seed)
+    )
+    ordered = sorted(rows, key=lambda row: row[0])
+    prompts = [json.loads(requests.body("measure", index))["prompt"] for index in range(len(rows))]
+    assert [len(prompt) for prompt in prompts] == [isl for _, isl, _, _ in ordered]
+    for (one, (_, isl_a, _, ids_a)), (other, (_, isl_b, _, ids_b)) in combinations(zip(prompts, ordered, strict=True), 2):
+        blocks = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids_a, ids_b, strict=False)))
+        shared = min(512 * blocks, isl_a, isl_b)
+        assert one[:shared] == other[:shared]
+        assert one[shared : shared + 2] != other[shared : shared + 2] or shared == min(isl_a, isl_b)

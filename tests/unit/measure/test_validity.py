@@ -35,6 +35,13 @@ def test_failures_are_counted_by_outcome_with_their_first_reason():
     assert "3 of 123 requests failed (2 cut, 1 timeout; first reason: after 600 s)" in mark.text
 
 
+def test_turns_that_a_failure_kept_from_being_sent_are_told():
+    rows = [*healthy(), steady(200, outcome="cut", conversation=4, turn=1, turns=6)]
+    rows.append(steady(201, outcome="cut", conversation=5, turn=2, turns=3))
+    text = marks(records(rows), LONG)[0].text
+    assert "2 of 122 requests failed (2 cut), and 4 later turns of their conversations were not sent; latencies" in text
+
+
 def test_a_window_in_which_the_split_changed_does_not_pass_for_the_split_it_began_with():
     rows = [steady(n, first_ms=100 + n % 7, epoch=int(n >= 90)) for n in range(120)]
     (mark,) = marks(records(rows), LONG)

@@ -121,6 +121,13 @@ class TestLength:
         with pytest.raises(SpecError, match=named):
             prepare(model, tmp_path, isl_osl_max=needed)
 
+    @pytest.mark.parametrize(
+        ("model", "needed", "length"),
+        [(Model("demo"), 9000, 8192), (Model("demo", max_model_len=500), 544, 500), (Model("demo"), 99, 2048)],
+    )
+    def test_too_long_is_no_error_where_it_may_be_clipped(self, model: Model, needed: int, length: int, tmp_path: Path) -> None:
+        assert prepare(model, tmp_path, isl_osl_max=needed, may_clip=True).max_model_len == length
+
 
 class TestTensorParallel:
     @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def test_spellings_of_lengths(given_: str | int, expected: Lengths, typical: flo
     [
         *("", "many", "0", 0, -5, "1.5", "1.2.3", "512-900", "fixed:512", ".", True, "zipf:1,2", "normal:512"),
         *("uniform:100", "uniform:900-100", "uniform:1.5-3", "uniform:0-10"),
+        *("10000001", "uniform:1-10000001", "normal:10000001,1", f"normal:{'9' * 400},1", f"normal:5,{'9' * 400}"),
         *("empirical:", "empirical:0", "empirical:1,,2", "empirical:1.5", "empirical:99999999", "file:"),
     ],
 )
@@ -142,6 +143,26 @@ def test_another_seed_changes_nothing_else(workload: Workload, seed: int):
         ({"rate": 1, "requests": 10, "prefix_groups": -1, "prefix_tokens": 5}, "prefix_groups = -1"),
         ({"rate": 1, "requests": 10, "clip_tokens": 1}, "clip_tokens = 1"),
         ({"rate": 1, "requests": 10, "clip_tokens": 9.5}, "clip_tokens = 9.5"),
+        *(
+            ({"rate": 1, "requests": 10, "turns": bad}, f"unknown number of turns {bad!r}")
+            for bad in (
+                0,
+                1001,
+                1.5,
+                True,
+                "many",
+                "uniform:2-1001",
+                "normal:1001,1",
+                "file:a",
+                "trace",
+                "empirical:1,1001",
+            )
+        ),
+        ({"rate": 1, "requests": 10, "turns": 2, "think_s": -1}, "unknown duration -1"),
+        ({"rate": 1, "requests": 10, "think_s": 1}, "think_s = 1 and no turns"),
+        ({"rate": 1, "requests": 10, "history": "served"}, "history = 'served' and no turns"),
+        ({"rate": 1, "requests": 10, "turns": 2, "history": "mine"}, "unknown history 'mine'"),
+        ({"trace": "t", "turns": 2}, "both a trace and turns"),
     ],
 )
 def test_what_cannot_be_meant_is_named(values: dict[str, Any], says: str):
@@ -171,6 +192,18 @@ def test_an_unknown_parameter_is_named_with_the_known_ones():
         ),
         (Workload(arrivals="ramp: 1-8.0", duration_s=60), "ISL 512, OSL 128, ramp:1-8 req/s, 60 s, seed 0"),
         (Workload(concurrency=8, requests=100), "ISL 512, OSL 128, 8 concurrent, 100 requests, seed 0"),
+        (
+            Workload(turns=4, concurrency=8, requests=100),
+            "ISL 512, OSL 128, 4 turns, 8 concurrent conversations, 100 requests, seed 0",
+        ),
+        (
+            Workload(turns="uniform:2-6", think_s=1.5, rate=2, duration_s=60, history="served"),
+            "ISL 512, OSL 128, uniform:2-6 turns, think 1.5 s, served history, 2 conversations/s poisson, 60 s, seed 0",
+        ),
+        (
+            Workload(turns=2, arrivals="ramp:1-8", duration_s=60),
+            "ISL 512, OSL 128, 2 turns, ramp:1-8 conversations/s, 60 s, seed 0",
+        ),
     ],
 )
 def test_a_workload_says_what_it_asks(workload: Workload, text: str):
@@ -188,6 +221,8 @@ def test_a_workload_says_what_it_asks(workload: Workload, text: str):
         {"trace": "hour.jsonl", "arrivals": "burst:1-2@3/9"},
         {"arrivals": "step:0=1,30=4.5", "requests": 9, "isl": "file:lengths.txt"},
         {"concurrency": 2, "requests": 9, "prefix_groups": 4, "prefix_tokens": 100, "isl": "empirical:5,9"},
+        {"concurrency": 2, "requests": 9, "turns": 4},
+        {"rate": 2, "requests": 9, "turns": "lognormal:4,0.5", "think_s": "exponential:1.5", "history": "served", "api": "chat"},
     ],
 )
 def test_workloads_of_files_rates_and_prefixes_survive_json(fields: dict[str, Any]):
@@ -204,3 +239,9 @@ def test_the_longest_request_is_known_where_no_file_holds_it():
     assert Workload(trace="hour.jsonl").longest is None
     assert Workload(**many, isl="file:lengths.txt").longest is None
     assert Workload(trace="hour.jsonl", clip_tokens=4096).longest == 4096
+    assert Workload(**many, isl="lognormal:512,1000000", osl="normal:5,9999999").longest == 20_000_000
+    assert Workload(**many, turns="uniform:2-6").longest == 6 * 640
+    assert Workload(**many, turns="lognormal:400,2").longest == 1000 * 640
+    assert Workload(**many, turns=3, api="chat").longest == 3 * 640 + 2 * 16
+    assert Workload(**many, turns=6, clip_tokens=2048).longest == 2048
+    assert Workload(**many, turns=6, isl="file:lengths.txt").longest is None

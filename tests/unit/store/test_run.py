@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from labkit.errors import StoreError
-from labkit.measure.records import CHUNKS, SAMPLES, TABLES, Window
+from labkit.measure.records import CHUNKS, REQUESTS, SAMPLES, TABLES, Window
 from labkit.store import Run, SegmentWriter, create_run, list_runs, open_run, tables
 from labkit.store import run as run_module
 from labkit.store.manifest import FILE, write_json
+from tests.support.handmade import steady
 
 
 def window(measurement: int = 0, side: str = "2A") -> Window:
@@ -113,6 +114,32 @@ def test_a_growing_run_is_read_from_segments_and_a_finished_one_from_parquet(run
     assert pq.ParquetFile(run.path / "chunks.parquet").metadata.row_group(0).column(0).compression == "ZSTD"
     assert run.manifest["rows"]["chunks"] == 3
     assert open_run(run.path).status == "finished"
+
+
+def test_a_run_from_before_a_column_is_read_and_added_to(run: Run):
+    """Columns that may be null are added without another version: runs of an older labkit, whole or growing, still open."""
+    new = ("conversation", "turn", "turns")
+    older = pa.schema([field for field in REQUESTS if field.name not in new])
+    rows = [steady(number) for number in range(3)]
+    columns = {name: [row[name] for row in rows] for name in older.names}
+    with SegmentWriter(run.segment("requests", "shard0"), older) as writer:
+        writer.append(columns)
+    growing = open_run(run.path).records().requests
+    pq.write_table(pa.table(columns, schema=older), run.path / "requests.parquet")
+    both = open_run(run.path).records().requests
+    run.finish()
+    whole = open_run(run.path).records().requests
+    for table, count in ((growing, 3), (both, 6), (whole, 6)):
+        assert table.schema.equals(REQUESTS)
+        assert (table.num_rows, table.column("conversation").null_count) == (count, count)
+        assert table.column("request").to_pylist() == [0, 1, 2] * (count // 3)
+
+
+def test_a_run_with_columns_from_later_is_read_past_them(run: Run):
+    later = TABLES["chunks"].append(pa.field("logprob", pa.float32()))
+    columns = {"request": [7], "t_ns": [1], "tokens": [1], "text": [True], "logprob": [0.5]}
+    pq.write_table(pa.table(columns, schema=later), run.path / "chunks.parquet")
+    assert chunk_ids(run) == [7]
 
 
 def test_finalise_may_be_called_again_and_takes_later_segments(run: Run):

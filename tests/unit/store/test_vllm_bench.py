@@ -112,3 +112,13 @@ def test_nothing_completed_gives_null_and_not_zero(exported):
     assert (data["completed"], data["failed"], data["request_rate"], data["burstiness"]) == (0, 1, 2.0, "inf")
     assert (data["median_ttft_ms"], data["p99_itl_ms"], data["max_output_tokens_per_s"]) == (None, None, 0.0)
     assert data["itls"] == [[]]
+
+
+@pytest.mark.parametrize("load", [{"rate": 2.0}, {"concurrency": 8}])
+def test_a_rate_of_conversations_is_no_request_rate(load):
+    window = Window(
+        measurement=0, side="x", topology="attached", repeat=0, epoch=0, start_ns=0, measure_ns=0, stop_ns=S, end_ns=S,
+        accelerators=0, accelerator="GPU", workload=Workload(turns=3, requests=9, **load).to_dict(),
+    )  # fmt: skip
+    data = to_vllm_bench(Records(REQUESTS.empty_table(), CHUNKS.empty_table()), window, model="m", date="d")
+    assert (data["request_rate"], data["burstiness"], data["max_concurrency"]) == ("inf", 1.0, load.get("concurrency"))
