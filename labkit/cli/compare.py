@@ -58,7 +58,7 @@ def _compare(args: argparse.Namespace) -> Comparison:
         if len(runs) == 2:
             side_a, side_b = args.sides or (None, None)
             return compare_runs(*runs, side_a=side_a, side_b=side_b, slo=slo, allow_unequal=args.allow_unequal)
-        records = runs[0].records()
+        records = runs[0].digest()
         sides = args.sides or sides_of(records)
         if len(sides) != 2:
             known = f"the sides {', '.join(sides)}" if sides else "no finished measurement"

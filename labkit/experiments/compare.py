@@ -9,14 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import pyarrow.compute as pc
+import numpy as np
 
 from labkit.errors import ComparisonError, UnknownMetric
 from labkit.experiments.conditions import Conditions, conditions
 from labkit.experiments.quantities import QUANTITIES, Measured, Quantity, measure
+from labkit.measure.columns import Ints, equals, ints
+from labkit.measure.digest import Digest, digest
+from labkit.measure.groups import resampled_ratio
 from labkit.measure.records import Records, Window
-from labkit.measure.statistics import Interval, bootstrap_ratio
-from labkit.measure.timing import ints
+from labkit.measure.statistics import Interval
 from labkit.measure.validity import Mark, marks
 from labkit.spec.slo import Slo
 from labkit.store.run import Run
@@ -92,7 +94,7 @@ class Comparison:
 
 
 def compare(
-    records: Records,
+    records: Records | Digest,
     side_a: str,
     side_b: str,
     *,
@@ -105,7 +107,7 @@ def compare(
     """Compare two sides of one run.
 
     Args:
-        records: of a run whose windows carry both sides.
+        records: of a run whose windows carry both sides, or what was taken in of them.
         side_a, side_b: labels of ``Window.side``; ratios are B / A.
         slo: for goodput; no goodput without one.
         seed: of the bootstrap.
@@ -116,7 +118,8 @@ def compare(
     Raises:
         ComparisonError: a side that was not measured, unequal hardware, unequal work.
     """
-    sides = tuple([(records, window) for window in _of_side(records, side)] for side in (side_a, side_b))
+    taken = records if isinstance(records, Digest) else digest(records)
+    sides = tuple([(taken, window) for window in _of_side(taken, side)] for side in (side_a, side_b))
     return _compare((side_a, side_b), sides, slo, seed, allow_unequal, (manifest or {},), resamples)
 
 
@@ -140,7 +143,7 @@ def compare_runs(
     """
     labels, sides = [], []
     for run, side in ((run_a, side_a), (run_b, side_b)):
-        records = run.records()
+        records = run.digest()
         label = side or _only_side(run, records)
         labels.append(label)
         sides.append([(records, window) for window in _of_side(records, label)])
@@ -152,7 +155,7 @@ def compare_runs(
     return _compare((names[0], names[1]), (sides[0], sides[1]), slo, seed, allow_unequal, manifests, resamples, note)
 
 
-Side = list[tuple[Records, Window]]
+Side = list[tuple[Digest, Window]]
 
 
 def _compare(
@@ -196,8 +199,8 @@ def _row(quantity: Quantity, measured_a: list[Measured], measured_b: list[Measur
     ratio = None
     if a is not None and b is not None:
         values = [[quantity.values(one, len(side)) for one in side] for side in (measured_a, measured_b)]
-        ratio = bootstrap_ratio(
-            values[0], values[1], quantity.statistic, seed=seed, resamples=resamples, paired=True, least=quantity.least
+        ratio = resampled_ratio(
+            values[0], values[1], quantity.statistic, quantity.q, seed=seed, resamples=resamples, least=quantity.least
         )
     reason = why_a or why_b or ("" if ratio is not None else "side A is 0")
     each = ([quantity.pooled([one])[0] for one in side] for side in (measured_a, measured_b))
@@ -207,7 +210,7 @@ def _row(quantity: Quantity, measured_a: list[Measured], measured_b: list[Measur
     )  # fmt: skip
 
 
-def _of_side(records: Records, side: str) -> list[Window]:
+def _of_side(records: Digest, side: str) -> list[Window]:
     found = sorted((window for window in records.windows if window.side == side), key=lambda window: window.repeat)
     if not found:
         known = ", ".join(dict.fromkeys(window.side for window in records.windows)) or "none"
@@ -215,7 +218,7 @@ def _of_side(records: Records, side: str) -> list[Window]:
     return found
 
 
-def _only_side(run: Run, records: Records) -> str:
+def _only_side(run: Run, records: Digest) -> str:
     known = list(dict.fromkeys(window.side for window in records.windows))
     if len(known) != 1:
         what = f"run {run.id} has the sides {', '.join(known)}" if known else f"run {run.id} has no finished measurement"
@@ -260,34 +263,34 @@ def _pairs(labels: tuple[str, str], sides: Sequence[Side], said: list[str]) -> t
     return [by_repeat[0][repeat] for repeat in common], [by_repeat[1][repeat] for repeat in common]
 
 
-def _check_requests(a: Records, window_a: Window, b: Records, window_b: Window, allow: bool, said: list[str]) -> None:
+def _check_requests(a: Digest, window_a: Window, b: Digest, window_b: Window, allow: bool, said: list[str]) -> None:
     """Equal seed and, index by index, equal lengths. A closed loop of a given time sends what it can: a faster side more."""
     problem = ""
     seeds = [window.workload.get("seed") for window in (window_a, window_b)]
     asked = [_asked(records, window) for records, window in ((a, window_a), (b, window_b))]
-    common = asked[0].keys() & asked[1].keys()
-    unequal = next((index for index in sorted(common) if asked[0][index] != asked[1][index]), None)
+    counts = [len(side) for side in asked]
+    common, *rows = np.intersect1d(asked[0][:, 0], asked[1][:, 0], return_indices=True)
+    pairs = [side[at, 1:] for side, at in zip(asked, rows, strict=True)]
+    unequal = np.flatnonzero((pairs[0] != pairs[1]).any(axis=1))
     as_many_as_it_can = window_a.workload.get("concurrency") is not None and window_a.workload.get("duration_s") is not None
     if seeds[0] != seeds[1]:
         problem = f"unequal work: repeat {window_a.repeat} has seed {seeds[0]} on one side and {seeds[1]} on the other"
-    elif unequal is not None:
-        lengths = " and ".join("ISL {}, OSL {}".format(*side[unequal]) for side in asked)
-        problem = f"unequal work: request {unequal} of repeat {window_a.repeat} has {lengths}"
-    elif len(common) < max(map(len, asked)) and not as_many_as_it_can:
-        problem = f"unequal work: repeat {window_a.repeat} has {len(asked[0])} requests on one side, {len(asked[1])} on the other"
+    elif len(unequal):
+        lengths = " and ".join("ISL {}, OSL {}".format(*side[unequal[0]]) for side in pairs)
+        problem = f"unequal work: request {common[unequal[0]]} of repeat {window_a.repeat} has {lengths}"
+    elif len(common) < max(counts) and not as_many_as_it_can:
+        problem = f"unequal work: repeat {window_a.repeat} has {counts[0]} requests on one side, {counts[1]} on the other"
     if problem and not allow:
         raise ComparisonError(problem, remedy="measure both sides of a pair from the same seed and to the end")
     if problem:
         said.append(problem)
 
 
-def _asked(records: Records, window: Window) -> dict[int, tuple[int, int]]:
+def _asked(records: Digest, window: Window) -> Ints:
+    """Index, ISL and OSL of every request that was measured, as rows of three."""
     table = records.requests
-    table = table.filter(
-        pc.and_(pc.equal(table.column("measurement"), window.measurement), pc.equal(table.column("phase"), "measure"))
-    )
-    columns = (ints(table, name).tolist() for name in ("index", "isl", "osl"))
-    return {index: (isl, osl) for index, isl, osl in zip(*columns, strict=True)}
+    mine = (ints(table, "measurement") == window.measurement) & equals(table, "phase", "measure")
+    return np.column_stack([ints(table, name)[mine] for name in ("index", "isl", "osl")])
 
 
 def _failed(side: list[Measured]) -> int:

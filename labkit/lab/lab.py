@@ -351,7 +351,7 @@ class Lab:
         self.run.note(f"epoch {deployment.epoch}: {deployment.topology}", kind="launch")
 
     def _summaries(self) -> dict[str, Any]:
-        records = self.run.records()
+        records = self.run.digest()
         return {str(w.measurement): summarise(records, w, slo=self.slo).to_dict() for w in self.run.windows}
 
     def _tell(self, now: Progress) -> None:

@@ -41,7 +41,7 @@ class Measurement:
     @property
     def summary(self) -> Summary:
         """Every metric of the window by name; ``None`` with a reason where it is undefined."""
-        return summarise(self.run.records(), self.window, slo=self.slo)
+        return summarise(self.run.digest(), self.window, slo=self.slo)
 
     @property
     def failed(self) -> int:

@@ -7,29 +7,22 @@ end: percentiles are of those that ended as asked, and every other one is a fail
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
 
 from labkit.errors import UnknownMetric
+from labkit.measure.answers import Answers
+from labkit.measure.columns import Bools, Floats
 from labkit.measure.counters import energy_j, means, total_growth
+from labkit.measure.digest import Digest, digest
+from labkit.measure.gaps import Gaps
 from labkit.measure.records import Records, Window
 from labkit.measure.statistics import least_values, percentile, too_few
-from labkit.measure.timing import (
-    UNKNOWN,
-    Bools,
-    ChunkGaps,
-    Floats,
-    RequestMetrics,
-    TokenChunks,
-    chunk_gaps,
-    itl_s,
-    request_metrics,
-    token_chunks,
-)
+from labkit.measure.timing import ChunkGaps, RequestMetrics, chunk_gaps, itl_s, request_metrics
 from labkit.spec.slo import Slo
 
 __all__ = [
@@ -97,38 +90,61 @@ class _Sheet:
     def distribution(self, name: str, values: Floats, reason: str) -> None:
         """``<name>_{mean,p50,p90,p95,p99,max}_s`` and ``<name>_n`` of the defined values."""
         known = values[np.isfinite(values)]
-        self.put(f"{name}_n", len(known))
-        self.put(f"{name}_mean_s", known.mean() if len(known) else None, reason)
-        self.put(f"{name}_max_s", known.max() if len(known) else None, reason)
-        allowed = [q for q in _PERCENTILES if len(known) >= least_values(q)]
-        found = dict(zip(allowed, np.percentile(known, allowed), strict=True)) if allowed else {}
+        mean, most = (known.mean(), known.max()) if len(known) else (None, None)
+        self._distribution(name, len(known), mean, most, lambda qs: np.percentile(known, qs), reason)
+
+    def gaps(self, name: str, gaps: Gaps, zeros: int, reason: str) -> None:
+        """The same of gaps and of so many ``zeros`` besides."""
+        count = len(gaps) + zeros
+        mean, most = (gaps.total_ns / count / 1e9, gaps.longest_ns / 1e9) if count else (None, None)
+        self._distribution(name, count, mean, most, lambda qs: gaps.percentiles_s(qs, zeros), reason)
+
+    def _distribution(
+        self,
+        name: str,
+        count: int,
+        mean: float | None,
+        most: float | None,
+        percentiles: Callable[[Sequence[float]], Floats],
+        reason: str,
+    ) -> None:
+        self.put(f"{name}_n", count)
+        self.put(f"{name}_mean_s", mean, reason)
+        self.put(f"{name}_max_s", most, reason)
+        allowed = [q for q in _PERCENTILES if count >= least_values(q)]
+        found = dict(zip(allowed, percentiles(allowed), strict=True)) if allowed else {}
         for q in _PERCENTILES:
-            self.put(f"{name}_p{q:g}_s", found.get(q), too_few(len(known), q) if len(known) else reason)
+            self.put(f"{name}_p{q:g}_s", found.get(q), too_few(count, q) if count else reason)
 
 
-def summarise(records: Records, window: Window, *, slo: Slo | None = None) -> Summary:
+def summarise(records: Records | Digest, window: Window, *, slo: Slo | None = None) -> Summary:
     """Every metric of one window.
 
     Args:
-        records: of the run; only the window's measurement is used.
+        records: of the run, or what was taken in of them, which saves doing it for each window; only the window's measurement
+            is used.
         window: the measurement.
         slo: for ``goodput_request_s`` and ``slo_attainment``; they are ``None`` without one.
     """
-    mine = of_measurement(records, window)
-    chunks = token_chunks(mine)
-    requests, gaps = request_metrics(mine, chunks), chunk_gaps(mine, chunks)
+    mine = of_measurement(records if isinstance(records, Digest) else digest(records, windows=(window,)), window)
+    requests, answers = request_metrics(mine), mine.answers
     sheet = _Sheet()
     _counts(sheet, requests, window)
-    _latencies(sheet, requests, gaps)
-    _throughput(sheet, requests, chunks, window)
+    _latencies(sheet, requests, answers, mine.gaps.get(window.measurement, Gaps()))
+    _throughput(sheet, requests, answers, window)
     _goodput(sheet, requests, window, slo)
     _kv_transfer(sheet, mine, window)
     _resources(sheet, mine, window)
     return Summary(sheet.values, sheet.reasons)
 
 
-def of_measurement(records: Records, window: Window) -> Records:
+_Source = TypeVar("_Source", Records, Digest)
+
+
+def of_measurement(records: _Source, window: Window) -> _Source:
     """The requests and chunks of one measurement; samples, spans and events as they are."""
+    if isinstance(records, Digest):
+        return records.of(window)
     requests = records.requests.filter(pc.equal(records.requests.column("measurement"), window.measurement))
     chunks = records.chunks
     if requests.num_rows < records.requests.num_rows:
@@ -170,9 +186,10 @@ def _counts(sheet: _Sheet, requests: RequestMetrics, window: Window) -> None:
     sheet.put("straddled", int((measured & requests.straddled).sum()))
 
 
-def _latencies(sheet: _Sheet, requests: RequestMetrics, gaps: ChunkGaps) -> None:
+def _latencies(sheet: _Sheet, requests: RequestMetrics, answers: Answers, gaps: Gaps) -> None:
     sheet.distribution("send_lag", requests.send_lag_s[requests.measured], "no request was sent")
-    done = requests.select(requests.measured & requests.ok)
+    finished = requests.measured & requests.ok
+    done, of_done = requests.select(finished), answers.select(finished)
     none = "no request of the window completed" if not len(done) else "no chunk with a token was seen"
     uncounted = "the server does not say how many tokens a chunk holds"
     sheet.distribution("ttft", done.ttft_s, none)
@@ -180,14 +197,13 @@ def _latencies(sheet: _Sheet, requests: RequestMetrics, gaps: ChunkGaps) -> None
     sheet.distribution("e2e", done.e2e_s, none)
     tpot_known = bool(np.all(np.isfinite(done.tpot_s) | done.single))
     sheet.distribution("tpot", done.tpot_s if tpot_known else done.tpot_s[:0], none if tpot_known else uncounted)
-    inside = gaps.select(gaps.measured & gaps.ok)
-    sheet.distribution("chunk_gap", inside.gap_s, none if not len(done) else "every answer came in one chunk")
-    counted = not np.any(inside.tokens == UNKNOWN)
-    itl = itl_s(inside) if counted else np.zeros(0)
-    sheet.distribution("itl", itl, (none if not len(done) else "every answer came in one chunk") if counted else uncounted)
-    bundled = float((inside.tokens > 1).mean()) if counted and len(inside) else None
+    no_gap = none if not len(done) else "every answer came in one chunk"
+    sheet.gaps("chunk_gap", gaps, 0, no_gap)
+    counted = not of_done.uncounted.any()
+    sheet.gaps("itl", gaps if counted else Gaps(), int(of_done.surplus.sum()) if counted else 0, no_gap if counted else uncounted)
+    bundled = float(of_done.bundled.sum() / len(gaps)) if counted and len(gaps) else None
     sheet.put("bundled_chunk_fraction", bundled, uncounted if not counted else "no gaps")
-    stalled = len(np.unique(inside.row[inside.gap_s > STALL_S])) / len(done) if len(done) else None
+    stalled = int((of_done.longest_gap_ns / 1e9 > STALL_S).sum()) / len(done) if len(done) else None
     sheet.put("stalled_fraction", stalled, none)
     tpot = sheet.values["tpot_p50_s"]
     sheet.put("tok_s_per_user", 1 / tpot if tpot else None, sheet.reasons.get("tpot_p50_s", "TPOT is 0"))
@@ -195,13 +211,12 @@ def _latencies(sheet: _Sheet, requests: RequestMetrics, gaps: ChunkGaps) -> None
         sheet.put("e2e_tok_s_per_user", percentile(done.output_tokens / done.e2e_s, 50), none)
 
 
-def _throughput(sheet: _Sheet, requests: RequestMetrics, chunks: TokenChunks, window: Window) -> None:
+def _throughput(sheet: _Sheet, requests: RequestMetrics, answers: Answers, window: Window) -> None:
     start, stop, length = window.measure_ns, window.stop_ns, window.length_s
     empty = "the window has no length"
-    tokens = chunks.tokens[(chunks.t_ns >= start) & (chunks.t_ns < stop)]
-    counted = not np.any(tokens == UNKNOWN)
+    counted = not answers.uncounted_inside.any()
     uncounted = "the server does not say how many tokens a chunk holds"
-    output = float(tokens.sum()) if counted else None
+    output = float(answers.tokens_inside.sum()) if counted else None
     first_inside = (requests.first_token_ns >= start) & (requests.first_token_ns < stop)
     prompts = requests.prompt_tokens[first_inside]
     total = output + float(prompts.sum()) if output is not None and not np.any(np.isnan(prompts)) else None
@@ -232,7 +247,7 @@ def _goodput(sheet: _Sheet, requests: RequestMetrics, window: Window, slo: Slo |
     sheet.put(names[1], float(good.mean()))
 
 
-def _kv_transfer(sheet: _Sheet, records: Records, window: Window) -> None:
+def _kv_transfer(sheet: _Sheet, records: Digest, window: Window) -> None:
     def grown(metric: str) -> float | None:
         return total_growth(records.samples, f"{_NIXL}{metric}", window)
 
@@ -253,7 +268,7 @@ def _kv_transfer(sheet: _Sheet, records: Records, window: Window) -> None:
     sheet.put("kv_transfer_gb_s", None if speed is None else speed / 1e9, none)
 
 
-def _resources(sheet: _Sheet, records: Records, window: Window) -> None:
+def _resources(sheet: _Sheet, records: Digest, window: Window) -> None:
     for source, cores in means(records.samples, "cpu_cores", window).items():
         sheet.put(f"cpu_cores_{source}", cores)
     joules, reason = energy_j(records.samples, window)

@@ -41,7 +41,8 @@ class Interval:
         level: coverage aimed at, such as 0.95.
         n: values (requests) that the estimate is of, both sides together.
         repeats: the smaller number of repeats of the two sides.
-        over: what was resampled: ``repeats and requests``, or ``requests`` where a side has one repeat only.
+        over: what was resampled: ``repeats and requests``, or ``requests`` where a side has one repeat only; where there are
+            too many to draw one by one, ``groups of requests`` in their place.
         lowest, highest: range of the ratio over the pairs of repeats, printed where there are fewer than 5; ``None`` otherwise.
     """
 
@@ -76,6 +77,9 @@ class Repeat:
 
     values: Floats
     counts: Ints
+
+    def __len__(self) -> int:
+        return len(self.values)
 
     @classmethod
     def of(cls, values: npt.ArrayLike) -> Repeat:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from labkit.measure.counters import is_shared, means
+from labkit.measure.digest import Digest, digest
 from labkit.measure.metrics import is_open_loop, of_measurement, summarise
 from labkit.measure.records import Records, Window
 from labkit.measure.statistics import drift, least_values
@@ -38,16 +39,17 @@ class Mark:
 
 
 def marks(
-    records: Records, window: Window, summary: Mapping[str, float | None] | None = None, *, dummy_weights: bool = False
+    records: Records | Digest, window: Window, summary: Mapping[str, float | None] | None = None, *, dummy_weights: bool = False
 ) -> list[Mark]:
     """Every mark of a window, warnings first.
 
     Args:
-        records: of the run.
+        records: of the run, or what was taken in of them.
         window: the measurement.
         summary: what ``summarise`` said of it; computed where absent.
         dummy_weights: whether the model's weights are random (the records do not know).
     """
+    records = records if isinstance(records, Digest) else digest(records, windows=(window,))
     summary = summarise(records, window) if summary is None else summary
     mine = of_measurement(records, window)
     requests = request_metrics(mine)
@@ -71,7 +73,7 @@ def marks(
     return sorted((mark for mark in found if mark is not None), key=lambda mark: mark.severity != "warning")
 
 
-def _failures(records: Records, summary: Mapping[str, float | None]) -> Mark | None:
+def _failures(records: Digest, summary: Mapping[str, float | None]) -> Mark | None:
     failed, requests = summary["failed"] or 0, summary["requests"] or 0
     if not requests:
         return Mark("failures", "no request was scheduled in the window")
@@ -118,7 +120,7 @@ def _drift(measured: RequestMetrics, window: Window) -> Mark | None:
     )
 
 
-def _host(records: Records, window: Window) -> list[Mark | None]:
+def _host(records: Digest, window: Window) -> list[Mark | None]:
     foreign = max(means(records.samples, "foreign_cpu_cores", window).values(), default=0.0)
     steal = max(means(records.samples, "cpu_steal_fraction", window).values(), default=0.0)
     return [

@@ -10,6 +10,7 @@ import pytest
 from labkit.errors import LoadError
 from labkit.lab.measurement import Measurement, RunningLoad
 from labkit.load.progress import LoadResult, Progress
+from labkit.measure.digest import digest
 from labkit.spec import Slo
 from tests.support.handmade import SECOND, records, request, steady, window
 
@@ -44,8 +45,9 @@ class Keeper:
 
     def keep(self, load: RunningLoad, result: LoadResult) -> Measurement:
         self.kept.append(result)
-        run: Any = SimpleNamespace(records=lambda: records([steady(0)]))
-        return Measurement(run, window(measurement=load.measurement), None, result.counts, result.stopped)
+        bounds = window(measurement=load.measurement)
+        run: Any = SimpleNamespace(digest=lambda: digest(records([steady(0)], windows=[bounds])))
+        return Measurement(run, bounds, None, result.counts, result.stopped)
 
 
 def running(load: Load) -> tuple[RunningLoad, Keeper]:
@@ -122,7 +124,8 @@ def test_before_the_first_progress_it_is_starting():
 
 
 def measured(rows: list[dict[str, Any]], *, stopped: bool = False, slo: Slo | None = None) -> Measurement:
-    run: Any = SimpleNamespace(records=lambda: records(rows))
+    made = records(rows, windows=[window()])
+    run: Any = SimpleNamespace(records=lambda: made, digest=lambda: digest(made))
     outcomes = [row["outcome"] for row in rows]
     counts = {outcome: outcomes.count(outcome) for outcome in outcomes}
     return Measurement(run, window(), slo, counts, stopped)
