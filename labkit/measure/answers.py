@@ -95,8 +95,10 @@ class Answers:
         self.uncounted[row] += _sums(tokens == UNKNOWN, chunks.heads)
 
     def _count_inside(self, row: Ints, chunks: TokenChunks, start_ns: Ints, stop_ns: Ints) -> None:
-        start, stop = (_spread(bound, chunks.lengths) for bound in (start_ns, stop_ns))
-        tokens = np.where((chunks.t_ns >= start) & (chunks.t_ns < stop), chunks.tokens, 0)
+        tokens = chunks.tokens
+        if chunks.t_ns.min() < start_ns.max() or chunks.t_ns.max() >= stop_ns.min():
+            start, stop = (np.repeat(bound, chunks.lengths) for bound in (start_ns, stop_ns))
+            tokens = np.where((chunks.t_ns >= start) & (chunks.t_ns < stop), tokens, 0)
         self.tokens_inside[row] += _sums(tokens, chunks.heads)
         if (tokens == UNKNOWN).any():
             self.uncounted_inside[row] += _sums(tokens == UNKNOWN, chunks.heads)
@@ -106,8 +108,3 @@ def _sums(values: Ints | Bools, heads: Ints) -> Ints:
     """Sum of the values from each head to the next."""
     sums: Ints = np.add.reduceat(values, heads, dtype=np.int64)
     return sums
-
-
-def _spread(values: Ints, lengths: Ints) -> Ints:
-    """Each value as often as its length says; one where all are the same."""
-    return values[:1] if (values == values[0]).all() else np.repeat(values, lengths)

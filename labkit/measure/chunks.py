@@ -42,11 +42,11 @@ class TokenChunks:
         """Sort chunks; those of one instant stay in their order."""
         if np.any(row[1:] < row[:-1]):
             order = _by_row(row)
-            row, t_ns, tokens = row[order], t_ns[order], tokens[order]
+            row, t_ns, tokens = row[order], t_ns[order], _reordered(tokens, order)
         another = row[1:] != row[:-1]
         if np.any((t_ns[1:] < t_ns[:-1]) & ~another):
             order = np.lexsort((t_ns, row))
-            row, t_ns, tokens = row[order], t_ns[order], tokens[order]
+            t_ns, tokens = t_ns[order], _reordered(tokens, order)
         heads = np.flatnonzero(another) + 1
         return cls(row, t_ns, tokens, np.concatenate([np.zeros(min(len(row), 1), np.int64), heads]))
 
@@ -97,6 +97,10 @@ def sort_out(chunks: pa.Table, rows: RequestRows) -> TokenChunks:
     if not kept.all():
         row, t_ns, tokens = row[kept], t_ns[kept], tokens[kept]
     return TokenChunks.of(row, t_ns, tokens)
+
+
+def _reordered(tokens: Ints, order: Ints) -> Ints:
+    return tokens if (tokens == tokens[0]).all() else tokens[order]
 
 
 def _by_row(row: Ints) -> Ints:

@@ -64,10 +64,6 @@ class Gaps:
                 gap_ns[part == _LONG] = long
             yield gap_ns, row, counts
 
-    def mean_s(self) -> float:
-        """Mean; NaN of nothing."""
-        return self.total_ns / len(self) / 1e9 if len(self) else float("nan")
-
     def percentiles_s(self, qs: Sequence[float], zeros: int = 0) -> Floats:
         """Percentiles of the gaps and of so many ``zeros`` besides: ``np.percentile`` of them all, to the last bit."""
         return pooled_percentiles_s([self], qs, zeros)
@@ -75,6 +71,8 @@ class Gaps:
 
 def pooled_percentiles_s(pool: Sequence[Gaps], qs: Sequence[float], zeros: int = 0) -> Floats:
     """Percentiles, linear between ranks, of several gaps together and of ``zeros`` besides."""
+    if not qs:
+        return np.zeros(0)
     count = sum(map(len, pool)) + zeros
     rank = (count - 1) * (np.asarray(qs, np.float64) / 100)
     below = np.floor(rank).astype(np.int64)

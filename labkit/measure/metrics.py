@@ -7,7 +7,7 @@ end: percentiles are of those that ended as asked, and every other one is a fail
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -43,6 +43,7 @@ __all__ = [
 STALL_S: Final = 0.100
 _PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0)
 _NIXL: Final = "vllm:nixl_"
+_UNCOUNTED: Final = "the server does not say how many tokens a chunk holds"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,31 +91,25 @@ class _Sheet:
     def distribution(self, name: str, values: Floats, reason: str) -> None:
         """``<name>_{mean,p50,p90,p95,p99,max}_s`` and ``<name>_n`` of the defined values."""
         known = values[np.isfinite(values)]
-        mean, most = (known.mean(), known.max()) if len(known) else (None, None)
-        self._distribution(name, len(known), mean, most, lambda qs: np.percentile(known, qs), reason)
+        allowed = _allowed(len(known))
+        self.spread(name, len(known), known.mean() if len(known) else None, known.max() if len(known) else None, reason)
+        self.percentiles(name, len(known), np.percentile(known, allowed) if allowed else [], reason)
 
-    def gaps(self, name: str, gaps: Gaps, zeros: int, reason: str) -> None:
-        """The same of gaps and of so many ``zeros`` besides."""
-        count = len(gaps) + zeros
-        mean, most = (gaps.total_ns / count / 1e9, gaps.longest_ns / 1e9) if count else (None, None)
-        self._distribution(name, count, mean, most, lambda qs: gaps.percentiles_s(qs, zeros), reason)
-
-    def _distribution(
-        self,
-        name: str,
-        count: int,
-        mean: float | None,
-        most: float | None,
-        percentiles: Callable[[Sequence[float]], Floats],
-        reason: str,
-    ) -> None:
+    def spread(self, name: str, count: int, mean: float | None, most: float | None, reason: str) -> None:
+        """How many values there are, their mean and the largest."""
         self.put(f"{name}_n", count)
         self.put(f"{name}_mean_s", mean, reason)
         self.put(f"{name}_max_s", most, reason)
-        allowed = [q for q in _PERCENTILES if count >= least_values(q)]
-        found = dict(zip(allowed, percentiles(allowed), strict=True)) if allowed else {}
+
+    def percentiles(self, name: str, count: int, found: Iterable[float], reason: str) -> None:
+        """Those percentiles that so many values allow, and why the others are missing."""
+        known = dict(zip(_allowed(count), found, strict=True))
         for q in _PERCENTILES:
-            self.put(f"{name}_p{q:g}_s", found.get(q), too_few(count, q) if count else reason)
+            self.put(f"{name}_p{q:g}_s", known.get(q), too_few(count, q) if count else reason)
+
+
+def _allowed(count: int) -> list[float]:
+    return [q for q in _PERCENTILES if count >= least_values(q)]
 
 
 def summarise(records: Records | Digest, window: Window, *, slo: Slo | None = None) -> Summary:
@@ -191,18 +186,17 @@ def _latencies(sheet: _Sheet, requests: RequestMetrics, answers: Answers, gaps: 
     finished = requests.measured & requests.ok
     done, of_done = requests.select(finished), answers.select(finished)
     none = "no request of the window completed" if not len(done) else "no chunk with a token was seen"
-    uncounted = "the server does not say how many tokens a chunk holds"
     sheet.distribution("ttft", done.ttft_s, none)
     sheet.distribution("ttft_from_schedule", done.ttft_from_schedule_s, none)
     sheet.distribution("e2e", done.e2e_s, none)
     tpot_known = bool(np.all(np.isfinite(done.tpot_s) | done.single))
-    sheet.distribution("tpot", done.tpot_s if tpot_known else done.tpot_s[:0], none if tpot_known else uncounted)
-    no_gap = none if not len(done) else "every answer came in one chunk"
-    sheet.gaps("chunk_gap", gaps, 0, no_gap)
+    sheet.distribution("tpot", done.tpot_s if tpot_known else done.tpot_s[:0], none if tpot_known else _UNCOUNTED)
     counted = not of_done.uncounted.any()
-    sheet.gaps("itl", gaps if counted else Gaps(), int(of_done.surplus.sum()) if counted else 0, no_gap if counted else uncounted)
+    _gaps(
+        sheet, gaps, int(of_done.surplus.sum()) if counted else None, none if not len(done) else "every answer came in one chunk"
+    )
     bundled = float(of_done.bundled.sum() / len(gaps)) if counted and len(gaps) else None
-    sheet.put("bundled_chunk_fraction", bundled, uncounted if not counted else "no gaps")
+    sheet.put("bundled_chunk_fraction", bundled, _UNCOUNTED if not counted else "no gaps")
     stalled = int((of_done.longest_gap_ns / 1e9 > STALL_S).sum()) / len(done) if len(done) else None
     sheet.put("stalled_fraction", stalled, none)
     tpot = sheet.values["tpot_p50_s"]
@@ -211,19 +205,33 @@ def _latencies(sheet: _Sheet, requests: RequestMetrics, answers: Answers, gaps: 
         sheet.put("e2e_tok_s_per_user", percentile(done.output_tokens / done.e2e_s, 50), none)
 
 
+def _gaps(sheet: _Sheet, gaps: Gaps, zeros: int | None, reason: str) -> None:
+    """Chunk gaps; and with the ``zeros`` of bundled tokens besides, the ITL, which is undefined where they are not known."""
+    count, longest = len(gaps), gaps.longest_ns / 1e9 if len(gaps) else None
+    found = gaps.percentiles_s(_allowed(count))
+    sheet.spread("chunk_gap", count, gaps.total_ns / count / 1e9 if count else None, longest, reason)
+    sheet.percentiles("chunk_gap", count, found, reason)
+    if zeros is None:
+        sheet.spread("itl", 0, None, None, _UNCOUNTED)
+        sheet.percentiles("itl", 0, [], _UNCOUNTED)
+        return
+    tokens = count + zeros
+    sheet.spread("itl", tokens, gaps.total_ns / tokens / 1e9 if tokens else None, longest, reason)
+    sheet.percentiles("itl", tokens, gaps.percentiles_s(_allowed(tokens), zeros) if zeros else found, reason)
+
+
 def _throughput(sheet: _Sheet, requests: RequestMetrics, answers: Answers, window: Window) -> None:
     start, stop, length = window.measure_ns, window.stop_ns, window.length_s
     empty = "the window has no length"
     counted = not answers.uncounted_inside.any()
-    uncounted = "the server does not say how many tokens a chunk holds"
     output = float(answers.tokens_inside.sum()) if counted else None
     first_inside = (requests.first_token_ns >= start) & (requests.first_token_ns < stop)
     prompts = requests.prompt_tokens[first_inside]
     total = output + float(prompts.sum()) if output is not None and not np.any(np.isnan(prompts)) else None
     ended = requests.ok & (requests.end_ns >= start) & (requests.end_ns < stop)
-    sheet.put("output_tokens", output, uncounted)
-    sheet.put("output_tok_s", _rate(output, length), empty if counted else uncounted)
-    no_prompts = "the server does not say how long the prompts are" if counted else uncounted
+    sheet.put("output_tokens", output, _UNCOUNTED)
+    sheet.put("output_tok_s", _rate(output, length), empty if counted else _UNCOUNTED)
+    no_prompts = "the server does not say how long the prompts are" if counted else _UNCOUNTED
     sheet.put("total_tok_s", _rate(total, length), empty if total is not None else no_prompts)
     sheet.put("request_s", _rate(int(ended.sum()), length), empty)
     per_gpu = _rate(_rate(output, length), window.accelerators)
