@@ -27,6 +27,7 @@ class Gaps:
         self._parts: list[_SMALL] = []
         self._long: list[Ints] = []
         self._owners: list[tuple[Ints, Ints]] = []
+        self._ranked: dict[int, int] = {}
         self.total_ns = 0
         self.longest_ns = 0
         self._count = 0
@@ -41,6 +42,7 @@ class Gaps:
         some = counts > 0
         if not some.all():
             row, counts = row[some], counts[some]
+        self._ranked.clear()
         self._parts.append(np.minimum(gap_ns, _LONG).astype(np.uint32))
         self._long.append(gap_ns[gap_ns >= _LONG])
         self._owners.append((row, counts))
@@ -51,7 +53,7 @@ class Gaps:
     def renumbered(self, row_of: Ints) -> Gaps:
         """The same gaps, of requests that are now in the rows ``row_of[row]``."""
         other = Gaps()
-        other._parts, other._long = self._parts, self._long
+        other._parts, other._long, other._ranked = self._parts, self._long, self._ranked
         other._owners = [(row_of[row], counts) for row, counts in self._owners]
         other.total_ns, other.longest_ns, other._count = self.total_ns, self.longest_ns, self._count
         return other
@@ -63,6 +65,17 @@ class Gaps:
             if len(long):
                 gap_ns[part == _LONG] = long
             yield gap_ns, row, counts
+
+    def counts(self) -> Iterator[tuple[Ints, Ints]]:
+        """Rows of requests, and how many gaps (≥ 1) each has in a part."""
+        return iter(self._owners)
+
+    def ranked(self, ranks: Ints) -> Ints:
+        """The gaps of these ranks, from 0, in ascending order; each is looked for once."""
+        new = np.array([rank for rank in ranks.tolist() if rank not in self._ranked], np.int64)
+        if len(new):
+            self._ranked.update(zip(new.tolist(), _ranked([self], new).tolist(), strict=True))
+        return np.array([self._ranked[rank] for rank in ranks.tolist()], np.int64)
 
     def percentiles_s(self, qs: Sequence[float], zeros: int = 0) -> Floats:
         """Percentiles of the gaps and of so many ``zeros`` besides: ``np.percentile`` of them all, to the last bit."""
@@ -77,7 +90,8 @@ def pooled_percentiles_s(pool: Sequence[Gaps], qs: Sequence[float], zeros: int =
     rank = (count - 1) * (np.asarray(qs, np.float64) / 100)
     below = np.floor(rank).astype(np.int64)
     around = np.stack([below, np.minimum(below + 1, count - 1)]) - zeros
-    found = _ranked(pool, np.maximum(around.ravel(), 0)).reshape(around.shape)
+    ranks = np.maximum(around.ravel(), 0)
+    found = (pool[0].ranked(ranks) if len(pool) == 1 else _ranked(pool, ranks)).reshape(around.shape)
     low, high = np.where(around < 0, 0, found) / 1e9
     part = rank - below
     step = high - low
@@ -85,7 +99,15 @@ def pooled_percentiles_s(pool: Sequence[Gaps], qs: Sequence[float], zeros: int =
 
 
 def _ranked(pool: Sequence[Gaps], ranks: Ints) -> Ints:
-    """The gaps of these ranks (from 0) in ascending order: counted by their upper 16 bits, then by the lower ones."""
+    """The gaps of these ranks, from 0, in ascending order."""
+    if sum(map(len, pool)) > _BINS:
+        return counted_ranks(pool, ranks)
+    values = [gap_ns for gaps in pool for gap_ns, _, _ in gaps.parts()]
+    return np.sort(np.concatenate(values))[ranks] if values else np.zeros_like(ranks)
+
+
+def counted_ranks(pool: Sequence[Gaps], ranks: Ints) -> Ints:
+    """The gaps of these ranks where there are too many to sort: counted by their upper 16 bits, then by the lower ones."""
     parts = [part for gaps in pool for part in gaps._parts]
     upper = np.zeros(_BINS, np.int64)
     for part in parts:
@@ -97,13 +119,13 @@ def _ranked(pool: Sequence[Gaps], ranks: Ints) -> Ints:
     position[wanted] = np.arange(len(wanted))
     chosen = np.zeros(_BINS, np.bool_)
     chosen[wanted] = True
-    lower = np.zeros((len(wanted), _BINS), np.int64)
+    lower = np.zeros(len(wanted) * _BINS, np.int64)
     for part in parts:
         near = part[chosen[part >> _BITS]]
-        lower += np.bincount(position[near >> _BITS] * _BINS + (near & (_BINS - 1)), minlength=lower.size).reshape(lower.shape)
+        np.add.at(lower, position[near >> _BITS] * _BINS + (near & (_BINS - 1)), 1)
     found = np.empty(len(ranks), np.int64)
     for i, (rank, upper_bits) in enumerate(zip(ranks, bins, strict=True)):
-        inside = np.cumsum(lower[position[upper_bits]])
+        inside = np.cumsum(lower[position[upper_bits] * _BINS :][:_BINS])
         found[i] = (upper_bits << _BITS) + np.searchsorted(inside, rank - ends[upper_bits] + upper[upper_bits], "right")
     if np.any(found >= _LONG):
         long = np.sort(np.concatenate([long for gaps in pool for long in gaps._long]))

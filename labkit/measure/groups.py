@@ -1,6 +1,6 @@
 """The bootstrap of a ratio for any number of values: where there are too many to weigh one by one, requests are drawn in groups.
 
-A group is drawn as a whole, so that a resample is a few thousand weights whatever the number of values. Groups are made of
+A group is drawn as a whole, so that a resample is a thousand weights whatever the number of values. Groups are made of
 requests from all over the repeat (every G-th), hence independent as requests are, and the interval is that of drawing requests;
 its own scatter is that of an estimate from G units. With up to G requests in a repeat each is a group of its own.
 
@@ -24,10 +24,10 @@ from labkit.measure.statistics import Interval, Repeat, Statistic, bootstrap_rat
 #: Values of both sides together that are weighed one by one: 2,000 resamples of them take seconds.
 MOST_VALUES: Final = 100_000
 #: Groups of a side, over its repeats, and the fewest of one repeat.
-GROUPS: Final = 2000
+GROUPS: Final = 1000
 LEAST_GROUPS: Final = 200
-#: Bins over the range of the resampled percentiles: an end of an interval is exact to a thousandth of it.
-_BINS: Final = 1000
+#: Bins over the range of the resampled percentiles: an end of an interval is exact to a few thousandths of it.
+_BINS: Final = 500
 #: Nanoseconds that a conversion to seconds and back may be off.
 _SLIP: Final = 1e-3
 
@@ -93,8 +93,8 @@ def resampled_ratio(
         return bootstrap_ratio(a, b, statistic, seed=seed, resamples=resamples, level=level, paired=True, least=least)
     sides = [[_Grouped.of(one, len(side)) for one in side] for side in (repeats_a, repeats_b)]
     rng = np.random.default_rng(seed)
-    drawn = [_draw(rng, len(repeats_a)) for _ in range(resamples)]
-    weights = [np.stack([_weights(rng, side, which) for which in drawn]) for side in sides]
+    drawn = rng.integers(0, len(repeats_a), (resamples, len(repeats_a)))
+    weights = [_weights(rng, side, drawn) for side in sides]
     bottom, top = (_value(repeats, statistic, q) for repeats in (repeats_a, repeats_b))
     if not (np.isfinite(bottom) and np.isfinite(top)) or bottom == 0:
         return None
@@ -165,9 +165,11 @@ class _Grouped:
 
     def sizes(self) -> Floats:
         """Values of each group."""
+        if isinstance(self.values, Repeat):
+            return np.bincount(self.unit, self.values.counts, self.units).astype(np.float64)
         found = self.zeros()
-        for _, unit, counts in self.parts():
-            found += np.bincount(unit, counts, self.units)
+        for row, counts in self.values.gaps.counts():
+            found += np.bincount(self.unit[row], counts, self.units)
         return found
 
     def sums(self) -> Floats:
@@ -195,18 +197,17 @@ class _Grouped:
         return found.reshape(self.units, _BINS).astype(np.float64)
 
 
-def _draw(rng: np.random.Generator, repeats: int) -> Ints:
-    return rng.integers(0, repeats, repeats)
-
-
 def _weights(rng: np.random.Generator, side: Sequence[_Grouped], drawn: Ints) -> Floats:
-    """How often each group of a side occurs when these repeats are drawn, and groups with replacement within each."""
-    times = [np.zeros(one.units) for one in side]
-    for repeat in drawn:
-        units = side[repeat].units
-        if units:
-            times[repeat] += np.bincount(rng.integers(0, units, units), minlength=units)
-    return np.concatenate(times)
+    """Resamples × groups: how often each occurs when these repeats are drawn, and groups with replacement within each."""
+    columns = []
+    for repeat, one in enumerate(side):
+        times = np.zeros((len(drawn), one.units))
+        for slot in range(drawn.shape[1]):
+            mine = np.flatnonzero(drawn[:, slot] == repeat)
+            picks = rng.integers(0, max(one.units, 1), (len(mine), one.units)) + np.arange(len(mine))[:, None] * one.units
+            times[mine] += np.bincount(picks.ravel(), minlength=picks.size).reshape(picks.shape)
+        columns.append(times)
+    return np.concatenate(columns, axis=1)
 
 
 def _resampled(side: Sequence[_Grouped], weights: Floats, statistic: Statistic, q: float | None) -> Floats:

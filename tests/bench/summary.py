@@ -62,6 +62,7 @@ class Cost:
 class Answers:
     """Consecutive requests with the instants of their chunks (requests × chunks, ns)."""
 
+    index: Ints
     request: Ints
     scheduled_ns: Ints
     t_ns: Ints
@@ -76,7 +77,7 @@ def answers(count: int, chunks: int, first: int, start_ns: int, seed: int) -> It
         ttft_ns = rng.lognormal(np.log(0.2e9), 0.3, len(index)).astype(np.int64)
         gaps = rng.lognormal(np.log(0.02e9), 0.25, (len(index), chunks - 1)).astype(np.int64)
         t_ns = np.cumsum(np.column_stack([scheduled + ttft_ns, gaps]), axis=1)
-        yield Answers(first + index, scheduled, t_ns)
+        yield Answers(index, first + index, scheduled, t_ns)
 
 
 def make_run(results: Path, requests: int, chunks: int, sides: int) -> Run:
@@ -146,7 +147,7 @@ def _write_requests(sink: SegmentWriter, some: Answers, number: int, chunks: int
         {name: [value] * rows if isinstance(value, str) else np.full(rows, value) for name, value in same.items()}
         | {
             "request": request,
-            "index": request - request.min(),
+            "index": some.index[order],
             "scheduled_ns": some.scheduled_ns[order],
             "sent_ns": some.scheduled_ns[order] + 200_000,
             "end_ns": some.t_ns[order, -1] + 500_000,
@@ -184,13 +185,12 @@ def contest(requests: int, chunks: int, sides: int, repeats: int, folder: Path |
     wall_s, cpu_s, peak_gb = (statistics.median(getattr(cost, name) for cost in costs) for name in ("wall_s", "cpu_s", "peak_gb"))
     print(f"{requests:>10,}{chunks:>8}{sides:>7}{size_gb:>12.2f}{wall_s:>9.1f}{cpu_s:>9.1f}{peak_gb:>10.2f}", flush=True)
     tag = f"{requests:,} requests of {chunks} chunks, {sides} side{'s' * (sides > 1)}"
-    judged = requests == 1_000_000 and sides == 1
+    within = {"s": (wall_s, MOST_S), "GB": (peak_gb, MOST_GB)} if requests == 1_000_000 and sides == 1 else {}
+    judged = {unit: {"target": f"≤ {most:g}", "holds": value <= most} for unit, (value, most) in within.items()}
     return [
-        report.Value(f"labkit show, {tag}", round(wall_s, 2), "s", None, f"≤ {MOST_S:g}", wall_s <= MOST_S if judged else None),
+        report.Value(f"labkit show, {tag}", round(wall_s, 2), "s", **judged.get("s", {})),
         report.Value(f"CPU, {tag}", round(cpu_s, 2), "s"),
-        report.Value(
-            f"peak memory, {tag}", round(peak_gb, 2), "GB", None, f"≤ {MOST_GB:g}", peak_gb <= MOST_GB if judged else None
-        ),
+        report.Value(f"peak memory, {tag}", round(peak_gb, 2), "GB", **judged.get("GB", {})),
         report.Value(f"chunks.parquet, {tag}", round(size_gb, 2), "GB"),
     ]
 
@@ -212,8 +212,9 @@ def main() -> None:
             values += contest(options.requests, chunks, sides, options.repeats, options.folder)
     for value in values:
         if value.target:
-            verdict = {True: "holds", False: "DOES NOT HOLD", None: "not judged"}[value.holds]
-            print(f"{value.name}: {value.value} {value.unit} (target {value.target}): {verdict}")
+            print(
+                f"{value.name}: {value.value} {value.unit} (target {value.target}): {'holds' if value.holds else 'DOES NOT HOLD'}"
+            )
     print(f"written to {report.write('summary', values)}")
 
 
