@@ -21,8 +21,8 @@ from labkit.measure.columns import Floats, Ints
 from labkit.measure.gaps import Gaps, pooled_percentiles_s
 from labkit.measure.statistics import Interval, Repeat, Statistic, bootstrap_ratio
 
-#: Values of both sides together that are weighed one by one: 2,000 resamples of them take seconds.
-MOST_VALUES: Final = 100_000
+#: Values of both sides together that are weighed one by one: 2,000 resamples of them take a second.
+MOST_VALUES: Final = 20_000
 #: Groups of a side, over its repeats, and the fewest of one repeat.
 GROUPS: Final = 1000
 LEAST_GROUPS: Final = 200
