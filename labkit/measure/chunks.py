@@ -17,7 +17,7 @@ _SPARE: Final = 1 << 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenChunks:
-    """Chunks that hold at least one token, sorted by the row of their request, then by time.
+    """Chunks that hold at least one token: those of one request together, in order of time.
 
     Attributes:
         row: row in the requests table. t_ns: arrival. tokens: -1 where the server did not say.
@@ -38,15 +38,20 @@ class TokenChunks:
         return np.diff(self.heads, append=len(self.row))
 
     @classmethod
-    def of(cls, row: Ints, t_ns: Ints, tokens: Ints) -> TokenChunks:
-        """Sort chunks; those of one instant stay in their order."""
-        if np.any(row[1:] < row[:-1]):
-            order = _by_row(row)
+    def of(cls, row: Ints, t_ns: Ints, tokens: Ints, *, by_row: bool = True) -> TokenChunks:
+        """Sort chunks; those of one instant stay in their order.
+
+        Args:
+            row, t_ns, tokens: see the attributes.
+            by_row: whether requests must be in the order of their rows; those that come together may stay as they are otherwise.
+        """
+        if np.any(row[1:] < row[:-1]) and (by_row or not _together(row)):
+            order = stable_order(row)
             row, t_ns, tokens = row[order], t_ns[order], _reordered(tokens, order)
         another = row[1:] != row[:-1]
         if np.any((t_ns[1:] < t_ns[:-1]) & ~another):
             order = np.lexsort((t_ns, row))
-            t_ns, tokens = t_ns[order], _reordered(tokens, order)
+            return cls.of(row[order], t_ns[order], _reordered(tokens, order))
         heads = np.flatnonzero(another) + 1
         return cls(row, t_ns, tokens, np.concatenate([np.zeros(min(len(row), 1), np.int64), heads]))
 
@@ -83,8 +88,10 @@ class RequestRows:
         return self._row_of[place].astype(np.int64)
 
 
-def sort_out(chunks: pa.Table, rows: RequestRows) -> TokenChunks:
+def sort_out(chunks: pa.Table, rows: RequestRows, *, by_row: bool = False) -> TokenChunks:
     """The chunks with tokens of a table of ``records.CHUNKS``; those of requests that are not among ``rows`` are left out.
+
+    ``by_row`` as for ``TokenChunks.of``.
 
     A chunk counts when it has ≥ 1 token, with or without text; text decides only where the count is unknown.
     """
@@ -96,16 +103,23 @@ def sort_out(chunks: pa.Table, rows: RequestRows) -> TokenChunks:
     kept &= row != UNKNOWN
     if not kept.all():
         row, t_ns, tokens = row[kept], t_ns[kept], tokens[kept]
-    return TokenChunks.of(row, t_ns, tokens)
+    return TokenChunks.of(row, t_ns, tokens, by_row=by_row)
+
+
+def _together(row: Ints) -> bool:
+    """Whether every row occurs in one piece."""
+    heads = np.flatnonzero(row[1:] != row[:-1])
+    begun = np.concatenate([row[:1], row[heads + 1]])
+    return len(begun) <= len(row) // 2 and int(np.bincount(begun - begun.min()).max()) == 1
 
 
 def _reordered(tokens: Ints, order: Ints) -> Ints:
     return tokens if (tokens == tokens[0]).all() else tokens[order]
 
 
-def _by_row(row: Ints) -> Ints:
+def stable_order(numbers: Ints) -> Ints:
     """A stable ascending order, 16 bits at a time: numpy sorts such numbers, and no others, in linear time."""
-    low = row - row.min()
+    low = numbers - numbers.min()
     order = np.argsort(low.astype(np.uint16), kind="stable")
     shift, highest = 16, int(low.max())
     while highest >> shift:

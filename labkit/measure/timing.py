@@ -113,8 +113,11 @@ class ChunkGaps:
 
 
 def token_chunks(records: Records) -> TokenChunks:
-    """The chunks with tokens of a whole table; those of requests that the requests table lacks (a torn end) are left out."""
-    return sort_out(records.chunks, RequestRows(ints(records.requests, "request")))
+    """The chunks with tokens of a whole table, by the row of their request, then by time.
+
+    Those of requests that the requests table lacks (a torn end) are left out.
+    """
+    return sort_out(records.chunks, RequestRows(ints(records.requests, "request")), by_row=True)
 
 
 def request_metrics(records: Records | Digest, chunks: TokenChunks | None = None) -> RequestMetrics:

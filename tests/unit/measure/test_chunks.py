@@ -50,3 +50,16 @@ def test_text_decides_only_where_tokens_are_unknown():
     )
     found = sort_out(table, RequestRows(np.array([1])))
     assert (found.t_ns.tolist(), found.tokens.tolist()) == ([1, 2], [1, -1])
+
+
+def test_requests_that_come_together_may_stay_in_their_order():
+    row, t_ns = np.array([5, 5, 5, 2, 2, 2, 9, 9]), np.array([1, 2, 3, 0, 7, 9, 4, 4])
+    found = TokenChunks.of(row, t_ns, np.arange(8), by_row=False)
+    assert (found.row.tolist(), found.heads.tolist()) == (row.tolist(), [0, 3, 6])
+    assert TokenChunks.of(row, t_ns, np.arange(8)).row.tolist() == sorted(row.tolist())
+    for apart in ([5, 5, 5, 2, 2, 2, 5, 5], [3, 2, 1, 0, 4, 5, 6, 7]):
+        assert TokenChunks.of(np.array(apart), t_ns, np.arange(8), by_row=False).row.tolist() == sorted(apart)
+    late = TokenChunks.of(row, t_ns[::-1].copy(), np.arange(8), by_row=False)
+    assert [late.t_ns[begin : begin + n].tolist() for begin, n in zip(late.heads, late.lengths, strict=True)] == [
+        sorted(late.t_ns[begin : begin + n].tolist()) for begin, n in zip(late.heads, late.lengths, strict=True)
+    ]
