@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -92,9 +93,7 @@ def resampled_ratio(
         a, b = ([one if isinstance(one, Repeat) else one.repeat() for one in side] for side in (repeats_a, repeats_b))
         return bootstrap_ratio(a, b, statistic, seed=seed, resamples=resamples, level=level, paired=True, least=least)
     sides = [[_Grouped.of(one, len(side)) for one in side] for side in (repeats_a, repeats_b)]
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(repeats_a), (resamples, len(repeats_a)))
-    weights = [_weights(rng, side, drawn) for side in sides]
+    weights = _weights(seed, resamples, *(tuple(one.units for one in side) for side in sides))
     bottom, top = (_value(repeats, statistic, q) for repeats in (repeats_a, repeats_b))
     if not (np.isfinite(bottom) and np.isfinite(top)) or bottom == 0:
         return None
@@ -197,17 +196,29 @@ class _Grouped:
         return found.reshape(self.units, _BINS).astype(np.float64)
 
 
-def _weights(rng: np.random.Generator, side: Sequence[_Grouped], drawn: Ints) -> Floats:
-    """Resamples × groups: how often each occurs when these repeats are drawn, and groups with replacement within each."""
+@lru_cache(maxsize=2)
+def _weights(seed: int, resamples: int, units_a: tuple[int, ...], units_b: tuple[int, ...]) -> tuple[Floats, Floats]:
+    """Of both sides, whose repeats have so many groups: resamples × groups, how often each occurs.
+
+    Pairs of repeats are drawn together, groups with replacement within each. All quantities of a comparison share the weights.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, len(units_a), (resamples, len(units_a)))
+    return _drawn(rng, units_a, drawn), _drawn(rng, units_b, drawn)
+
+
+def _drawn(rng: np.random.Generator, sizes: tuple[int, ...], drawn: Ints) -> Floats:
     columns = []
-    for repeat, one in enumerate(side):
-        times = np.zeros((len(drawn), one.units))
+    for repeat, units in enumerate(sizes):
+        times = np.zeros((len(drawn), units))
         for slot in range(drawn.shape[1]):
             mine = np.flatnonzero(drawn[:, slot] == repeat)
-            picks = rng.integers(0, max(one.units, 1), (len(mine), one.units)) + np.arange(len(mine))[:, None] * one.units
+            picks = rng.integers(0, max(units, 1), (len(mine), units)) + np.arange(len(mine))[:, None] * units
             times[mine] += np.bincount(picks.ravel(), minlength=picks.size).reshape(picks.shape)
         columns.append(times)
-    return np.concatenate(columns, axis=1)
+    weights = np.concatenate(columns, axis=1)
+    weights.flags.writeable = False
+    return weights
 
 
 def _resampled(side: Sequence[_Grouped], weights: Floats, statistic: Statistic, q: float | None) -> Floats:
