@@ -72,4 +72,7 @@ else
 fi
 install --no-build-isolation --editable .
 printf '%s' "$wanted" >"$stamp"
+if [[ $environment == cpu ]] && ! .venv/bin/python -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null; then
+    printf 'setup: %s\n  → %s\n' "workers will not start: vLLM's CPU kernels need libnuma.so.1" "Debian: apt-get install libnuma1" >&2
+fi
 echo "setup: done; 'make demo' measures, 'make lab' opens the notebooks, 'make test' checks"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import shlex
@@ -137,6 +138,15 @@ def _cores(node: Node) -> Iterator[Check]:
         yield Check("cores", "ok", found)
     if not node.gpus and not _cpu_flags() & {"avx2", "asimd"}:
         yield Check("instructions", "missing", "no AVX2: vLLM's CPU kernels need it", "run the lab on a newer machine")
+    if not node.gpus and not _has_library("libnuma.so.1"):
+        yield Check("libnuma", "missing", "no libnuma.so.1: vLLM's CPU kernels load it", "apt-get install libnuma1")
+
+
+def _has_library(name: str) -> bool:
+    with suppress(OSError):
+        ctypes.CDLL(name)
+        return True
+    return False
 
 
 def _cpu_flags() -> set[str]:

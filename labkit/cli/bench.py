@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from labkit.lab.load_agent import LoadAgent
+    from labkit.lab.load_fleet import LoadFleet
     from labkit.load.progress import LoadResult
     from labkit.load.target import Target
     from labkit.measure.records import Records, Window
@@ -65,6 +65,9 @@ def add_parser(subparsers: Any) -> None:
     add("--duration", type=float, metavar="S", help="send for so many seconds")
     add("--warmup", type=float, default=0.0, metavar="S", help="seconds of the same load before, not counted (default: 0)")
     add("--seed", type=int, default=0, metavar="S", help="same seed, same requests (default: 0)")
+    add(
+        "--shards", type=int, default=1, metavar="N", help="processes that send the load, some thousand streams each (default: 1)"
+    )
     add("--timeout", type=float, default=600.0, metavar="S", help="seconds until a request counts as timed out (default: 600)")
     add("--tokenizer", type=Path, metavar="DIR", help="folder with tokenizer.json: chat prompts of exact length, counts")
     add("--vocab", type=int, metavar="N", help=f"vocabulary of the model (default: the tokenizer's, else {_VOCAB})")
@@ -103,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     for note in Schedule(workload).notes():
         notes.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="labkit-bench-") as folder:
-        result, interrupted = _drive(Path(folder), target, found.dialect, workload, notes)
+        result, interrupted = _drive(Path(folder), target, found.dialect, workload, args.shards, notes)
         records, window = _read(Path(folder), workload, result)
     data = _exported(args, records, window)
     _report(records, window, result, data)
@@ -173,18 +176,18 @@ def _check_writable(path: Path | None) -> None:
         ) from error
 
 
-def _drive(folder: Path, target: Target, dialect: Any, workload: Workload, notes: Any) -> tuple[LoadResult, bool]:
-    from labkit.lab.load_agent import LoadAgent
+def _drive(folder: Path, target: Target, dialect: Any, workload: Workload, shards: int, notes: Any) -> tuple[LoadResult, bool]:
+    from labkit.lab.load_fleet import LoadFleet
 
     tokenizer = Path(target.tokenizer) if target.tokenizer else None
-    with LoadAgent.start(folder) as agent:
-        agent.target(
+    with LoadFleet.start(folder, shards=shards) as fleet:
+        fleet.target(
             0, target.url, target.model, vocab=target.vocab, api_key=target.api_key, dialect=dialect, tokenizer=tokenizer
         )
-        return _watch(agent, workload, notes)
+        return _watch(fleet, workload, notes)
 
 
-def _watch(agent: LoadAgent, workload: Workload, notes: Any) -> tuple[LoadResult, bool]:
+def _watch(fleet: LoadFleet, workload: Workload, notes: Any) -> tuple[LoadResult, bool]:
     """Show progress until the end, or until Ctrl-C."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -203,8 +206,8 @@ def _watch(agent: LoadAgent, workload: Workload, notes: Any) -> tuple[LoadResult
             )
             bar.update(task, completed=progress.done if most else time.monotonic() - began, text=text)
 
-        agent.on_progress = show
-        load = agent.run(0, workload)
+        fleet.on_progress = show
+        load = fleet.run(0, workload)
         try:
             return load.wait(), False
         except KeyboardInterrupt:
@@ -214,7 +217,7 @@ def _watch(agent: LoadAgent, workload: Workload, notes: Any) -> tuple[LoadResult
 
 def _read(folder: Path, workload: Workload, result: LoadResult) -> tuple[Records, Window]:
     from labkit.measure.records import Records, Window
-    from labkit.store.segments import read_segment
+    from labkit.store.tables import read_table
 
     window = Window(
         measurement=0,
@@ -230,7 +233,7 @@ def _read(folder: Path, workload: Workload, result: LoadResult) -> tuple[Records
         accelerator="GPU",
         workload=workload.to_dict(),
     )
-    tables = {table: read_segment(folder / "segments" / f"{table}-shard0.arrows") for table in ("requests", "chunks")}
+    tables = {table: read_table(folder, table) for table in ("requests", "chunks")}
     return Records(**tables, windows=(window,)), window
 
 

@@ -25,8 +25,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("labkit.cli.notebook", "execute a notebook in batch, and keep it with its run"),
     "runs": ("labkit.cli.runs", "list the runs, newest first"),
     "show": ("labkit.cli.runs", "what a run was, what it measured, and its verdict"),
-    "compare": ("labkit.cli.compare", "two sides of a run, or of two runs: ratios with intervals, and a verdict"),
-    "export": ("labkit.cli.export", "a run's figures as files, its measurements as JSON"),
+    "compare": ("labkit.cli.compare", "runs and their sides beside each other: what differs, values, ratios, a verdict"),
+    "import": ("labkit.cli.importing", "result files of vllm bench serve and AIPerf as runs"),
+    "export": ("labkit.cli.export", "a run's figures as files, its measurements as JSON or tables"),
 }
 
 

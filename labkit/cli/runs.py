@@ -7,16 +7,35 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from labkit.cli.table import Footnotes, add_results, console, grid, local_time, number, print_json, short, short_time, size
+from labkit.cli.table import (
+    MISSING,
+    Footnotes,
+    add_results,
+    console,
+    grid,
+    local_time,
+    number,
+    print_json,
+    short,
+    short_time,
+    size,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from labkit.measure.interference import Interference
     from labkit.measure.metrics import Summary
     from labkit.store.run import Run
 
 _STYLES = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "unreadable": "red"}
 _LATENCIES = ("ttft", "tpot", "itl")
+#: Of the figures that other tools report.
+_REPORTED = (
+    "median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "p99_tpot_ms", "median_itl_ms", "p99_itl_ms", "output_throughput",
+    "time_to_first_token_p50_ms", "time_to_first_token_p99_ms", "inter_token_latency_p50_ms", "inter_chunk_latency_p99_ms",
+    "output_token_throughput_avg_tokens_per_sec",
+)  # fmt: skip
 
 
 def add_parser(subparsers: Any) -> None:
@@ -69,7 +88,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from labkit.cli.view import as_json, comparison_of, digested, windows_of
+    from labkit.cli.view import as_json, comparison_of, digested, interference_of, windows_of
     from labkit.experiments import verdict
     from labkit.store.run import open_run
 
@@ -89,6 +108,9 @@ def _show(args: argparse.Namespace) -> int:
         out.print(f"\nno measurement yet: {records.requests.num_rows} requests, {records.samples.num_rows} samples recorded")
     if said is not None:
         out.print(f"\n{said}", markup=False)
+    elif records.windows:
+        lines = [*interference_of(records), *([f"no verdict: {why}"] if why else [])]
+        out.print("\n" + "\n".join(lines), markup=False)
     elif why:
         out.print(f"\nno verdict: {why}", markup=False)
     _print_files(out, run)
@@ -134,9 +156,23 @@ def _essentials(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "splits", ", ".join(splits) + (" (verified by counters)" if proven else "")
     if manifest.get("seed") is not None:
         yield "seed", str(manifest["seed"])
+    yield from _source(manifest.get("source"))
     git = manifest.get("git")
     if isinstance(git, Mapping):
         yield "git", f"{str(git.get('commit'))[:12]}{' with changes' if git.get('dirty') else ''}"
+
+
+def _source(source: Any) -> Iterator[tuple[str, str]]:
+    """Of an imported run: which tool wrote which files, and what it says itself, by its own definitions."""
+    if not isinstance(source, Mapping):
+        return
+    files = ", ".join(f"{file['name']} (sha256 {file['sha256'][:12]})" for file in source.get("files") or ())
+    tool = " ".join(str(source[key]) for key in ("tool", "version") if source.get(key))
+    yield "source", ", ".join(str(part) for part in (tool, source.get("date"), files) if part)
+    reported = source.get("reported") or []
+    shown = [(name, reported[0][name]) for name in _REPORTED if name in reported[0]] if len(reported) == 1 else []
+    if shown:
+        yield "reported", ", ".join(f"{name} {number(value)}" for name, value in shown)
 
 
 def _workload(data: Mapping[str, Any]) -> str:
@@ -156,7 +192,7 @@ def _print_windows(out: Console, rows: list[dict[str, Any]], said: Sequence[str]
     notes = Footnotes()
     units = list(dict.fromkeys(row["window"].accelerator for row in rows))
     per = f"/{units[0]}" if len(units) == 1 else "/unit"
-    heads = ("side", "#", "n", "failed", "TTFT ms", "TPOT ms", "ITL ms", "tok/s", per, "good/s", "stalled")
+    heads = ("side", "#", "n", "failed", "TTFT ms", "TPOT ms", "ITL ms", "tok/s", per, "good/s", "stalled", "interf.")
     table = grid(*heads, left=("side",))
     for row in rows:
         window, summary = row["window"], row["summary"]
@@ -167,10 +203,14 @@ def _print_windows(out: Console, rows: list[dict[str, Any]], said: Sequence[str]
             *(_pair(summary, key, notes) for key in _LATENCIES),
             *(_cell(summary, key, notes) for key in ("output_tok_s", "output_tok_s_per_gpu", "goodput_request_s")),
             _percent(summary, notes),
+            _interference(row["interference"]["worker"], notes),
         )
     out.print(table)
-    explained = "latencies: p50/p99; good/s: requests per second that meet the SLO; stalled: requests with a gap > 100 ms"
-    out.print(f"[dim]{explained}[/]")
+    for explained in (
+        "latencies: p50/p99; good/s: requests per second that meet the SLO; stalled: requests with a gap > 100 ms",
+        "interf.: how much longer a gap between tokens is while its worker prefills another request",
+    ):
+        out.print(f"[dim]{explained}[/]")
     for line in notes.lines():
         out.print(f"[dim]{escape(line)}[/]")
     for text, sides in _marks(rows).items():
@@ -203,6 +243,10 @@ def _cell(summary: Summary, key: str, notes: Footnotes, scale: float = 1.0) -> s
 def _percent(summary: Summary, notes: Footnotes) -> str:
     value = summary["stalled_fraction"]
     return f"{value:.0%}" if value is not None else _cell(summary, "stalled_fraction", notes)
+
+
+def _interference(found: Interference, notes: Footnotes) -> str:
+    return f"{found.value:+.0%}" if found.value is not None else notes.mark(MISSING, found.reason)
 
 
 def _print_files(out: Console, run: Run) -> None:

@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from labkit.errors import LabError
 from labkit.measure.columns import floats
 from labkit.measure.digest import Digest
+from labkit.measure.interference import interference
 from labkit.measure.metrics import Summary, summarise
 from labkit.measure.records import Records, Window
-from labkit.measure.validity import Mark, dummy_weights, marks
+from labkit.measure.validity import Mark, dummy_weights, imported, marks
 from labkit.spec import Slo, Topology
 
 if TYPE_CHECKING:
@@ -71,9 +72,18 @@ def comparison_of(run: Run, records: Records | Digest) -> tuple[Comparison | Non
         return None, error.what
 
 
+def interference_of(records: Digest) -> list[str]:
+    """A line a side, over its repeats."""
+    from labkit.experiments.verdict import interference_words
+
+    sides = {side: [(records, window) for window in records.windows if window.side == side] for side in sides_of(records)}
+    return [f"Interference in {side}: {interference_words(interference(measured))}." for side, measured in sides.items()]
+
+
 def windows_of(run: Run, records: Digest, partial: frozenset[int]) -> list[dict[str, Any]]:
-    """Per measurement: window, summary, marks and outcomes."""
+    """Per measurement: window, summary, interference, marks and outcomes."""
     slo, dummy = slo_of(run), dummy_weights(run.manifest)
+    foreign = imported(run.manifest)
     open_end = Mark("failures", UNDER_WAY if run.status == "running" else CUT_OFF)
     rows = []
     for window in records.windows:
@@ -85,7 +95,8 @@ def windows_of(run: Run, records: Digest, partial: frozenset[int]) -> list[dict[
             {
                 "window": window,
                 "summary": summary,
-                "marks": [*([open_end] if window.measurement in partial else []), *found],
+                "interference": interference([(records, window)]),
+                "marks": [*([open_end] if window.measurement in partial else []), *found, *([foreign] if foreign else [])],
                 "partial": window.measurement in partial,
                 "outcomes": dict(Counter(outcomes).most_common()),
             }
@@ -128,7 +139,13 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     window, summary = row["window"], row["summary"]
     assert isinstance(window, Window)
     assert isinstance(summary, Summary)
-    return {**row, "window": window.to_dict(), "summary": summary.to_dict(), "marks": [asdict(mark) for mark in row["marks"]]}
+    return {
+        **row,
+        "window": window.to_dict(),
+        "summary": summary.to_dict(),
+        "interference": {scope: asdict(found) for scope, found in row["interference"].items()},
+        "marks": [asdict(mark) for mark in row["marks"]],
+    }
 
 
 def _with_open_windows(run: Run, records: Records) -> Records:

@@ -13,13 +13,15 @@ import numpy as np
 
 from labkit.errors import ComparisonError, UnknownMetric
 from labkit.experiments.conditions import Conditions, conditions
+from labkit.experiments.differences import complete_workload
 from labkit.experiments.quantities import QUANTITIES, Measured, Quantity, measure
-from labkit.measure.columns import Ints, equals, ints
+from labkit.measure.columns import UNKNOWN, Ints, equals, ints
 from labkit.measure.digest import Digest, digest
 from labkit.measure.groups import resampled_ratio
-from labkit.measure.records import Records, Window
+from labkit.measure.interference import Interference, Scope, interference
+from labkit.measure.records import UNRECORDED, Records, Window
 from labkit.measure.statistics import Interval
-from labkit.measure.validity import Mark, marks
+from labkit.measure.validity import Mark, dummy_weights, imported, marks
 from labkit.spec.slo import Slo
 from labkit.store.run import Run
 
@@ -67,6 +69,7 @@ class Comparison:
         marks: per side label, the marks of its windows, each kind once.
         equal_hardware: whether both sides held as many accelerators.
         notes: what else a reader must know.
+        interference: per side label, what prefills on the same worker, and anywhere, do to the gaps between tokens.
     """
 
     side_a: str
@@ -80,6 +83,7 @@ class Comparison:
     marks: Mapping[str, tuple[Mark, ...]] = field(default_factory=dict)
     equal_hardware: bool = True
     notes: tuple[str, ...] = ()
+    interference: Mapping[str, Mapping[Scope, Interference]] = field(default_factory=dict)
 
     def row(self, key: str) -> Row:
         """The row of a quantity; UnknownMetric names those that there are."""
@@ -119,7 +123,7 @@ def compare(
         ComparisonError: a side that was not measured, unequal hardware, unequal work.
     """
     taken = records if isinstance(records, Digest) else digest(records)
-    sides = tuple([(taken, window) for window in _of_side(taken, side)] for side in (side_a, side_b))
+    sides = tuple([(taken, window) for window in windows_of_side(taken, side)] for side in (side_a, side_b))
     return _compare((side_a, side_b), sides, slo, seed, allow_unequal, (manifest or {},), resamples)
 
 
@@ -146,12 +150,15 @@ def compare_runs(
         records = run.digest()
         label = side or _only_side(run, records)
         labels.append(label)
-        sides.append([(records, window) for window in _of_side(records, label)])
+        sides.append([(records, window) for window in windows_of_side(records, label)])
     names = tuple(
         f"{label} ({run.id})" if labels[0] == labels[1] else label for label, run in zip(labels, (run_a, run_b), strict=True)
     )
-    note = () if run_a.path == run_b.path else ("the sides were measured in separate runs, not interleaved",)
     manifests = (run_a.manifest, run_b.manifest)
+    note = [] if run_a.path == run_b.path else ["the sides were measured in separate runs, not interleaved"]
+    tools = [(manifest.get("source") or {}).get("tool", "labkit") for manifest in manifests]
+    if tools[0] != tools[1]:
+        note.append(f"the sides were measured by {tools[0]} and {tools[1]}, which do not define every instant alike")
     return _compare((names[0], names[1]), (sides[0], sides[1]), slo, seed, allow_unequal, manifests, resamples, note)
 
 
@@ -187,9 +194,13 @@ def _compare(
         failed=(_failed(measured_a), _failed(measured_b)),
         slo=slo,
         conditions=about,
-        marks={label: _marks(side, about.dummy_weights) for label, side in zip(labels, (paired_a, paired_b), strict=True)},
+        marks={
+            label: marks_of_side(side, manifest)
+            for label, side, manifest in zip(labels, (paired_a, paired_b), (manifests[0], manifests[-1]), strict=True)
+        },
         equal_hardware=equal,
         notes=tuple(dict.fromkeys(said)),
+        interference={label: interference(side, seed=seed) for label, side in zip(labels, (paired_a, paired_b), strict=True)},
     )
 
 
@@ -210,7 +221,7 @@ def _row(quantity: Quantity, measured_a: list[Measured], measured_b: list[Measur
     )  # fmt: skip
 
 
-def _of_side(records: Digest, side: str) -> list[Window]:
+def windows_of_side(records: Records | Digest, side: str) -> list[Window]:
     found = sorted((window for window in records.windows if window.side == side), key=lambda window: window.repeat)
     if not found:
         known = ", ".join(dict.fromkeys(window.side for window in records.windows)) or "none"
@@ -241,9 +252,12 @@ def _check_hardware(labels: tuple[str, str], windows: Sequence[list[Window]], al
 
 
 def _check_workload(windows: Sequence[list[Window]], allow: bool, said: list[str]) -> None:
-    first, *others = [{**window.workload, "seed": None} for side in windows for window in side]
+    first, *others = [{**complete_workload(window.workload), "seed": None} for side in windows for window in side]
+    if any(UNRECORDED in work.values() for work in (first, *others)):
+        said.append("an imported side does not say all of its work: it is held to be equal by what it does say")
     for other in others:
-        differs = sorted(key for key in first.keys() | other.keys() if first.get(key) != other.get(key))
+        common = [key for key in first.keys() | other.keys() if UNRECORDED not in (first.get(key), other.get(key))]
+        differs = sorted(key for key in common if first.get(key) != other.get(key))
         if differs:
             key = differs[0]
             what = f"unequal work: {key} is {first.get(key)!r} in one window and {other.get(key)!r} in another"
@@ -264,20 +278,24 @@ def _pairs(labels: tuple[str, str], sides: Sequence[Side], said: list[str]) -> t
 
 
 def _check_requests(a: Digest, window_a: Window, b: Digest, window_b: Window, allow: bool, said: list[str]) -> None:
-    """Equal seed and, index by index, equal lengths. A closed loop of a given time sends what it can: a faster side more."""
+    """Equal seed and, index by index, equal lengths, as far as they were recorded.
+
+    A closed loop of a given time sends what it can: a faster side more.
+    """
     problem = ""
     seeds = [window.workload.get("seed") for window in (window_a, window_b)]
     asked = [_asked(records, window) for records, window in ((a, window_a), (b, window_b))]
     counts = [len(side) for side in asked]
     common, *rows = np.intersect1d(asked[0][:, 0], asked[1][:, 0], return_indices=True)
-    pairs = [side[at, 1:] for side, at in zip(asked, rows, strict=True)]
-    unequal = np.flatnonzero((pairs[0] != pairs[1]).any(axis=1))
+    lengths = _lengths(*(side[at, 1:] for side, at in zip(asked, rows, strict=True)))
+    unequal = np.flatnonzero((lengths[0] != lengths[1]).any(axis=1))
     as_many_as_it_can = window_a.workload.get("concurrency") is not None and window_a.workload.get("duration_s") is not None
-    if seeds[0] != seeds[1]:
+    if UNRECORDED not in seeds and seeds[0] != seeds[1]:
         problem = f"unequal work: repeat {window_a.repeat} has seed {seeds[0]} on one side and {seeds[1]} on the other"
     elif len(unequal):
-        lengths = " and ".join("ISL {}, OSL {}".format(*side[unequal[0]]) for side in pairs)
-        problem = f"unequal work: request {common[unequal[0]]} of repeat {window_a.repeat} has {lengths}"
+        first = unequal[0]
+        words = " and ".join("ISL {}, OSL {}".format(*side[first]) for side in lengths)
+        problem = f"unequal work: request {common[first]} of repeat {window_a.repeat} has {words}"
     elif len(common) < max(counts) and not as_many_as_it_can:
         problem = f"unequal work: repeat {window_a.repeat} has {counts[0]} requests on one side, {counts[1]} on the other"
     if problem and not allow:
@@ -287,20 +305,38 @@ def _check_requests(a: Digest, window_a: Window, b: Digest, window_b: Window, al
 
 
 def _asked(records: Digest, window: Window) -> Ints:
-    """Index, ISL and OSL of every request that was measured, as rows of three."""
+    """Per request that was measured: index, ISL and OSL as asked for, prompt and answer as counted where it ended well.
+
+    Rows of five; -1 where not recorded.
+    """
     table = records.requests
     mine = (ints(table, "measurement") == window.measurement) & equals(table, "phase", "measure")
-    return np.column_stack([ints(table, name)[mine] for name in ("index", "isl", "osl")])
+    ok = equals(table, "outcome", "ok")
+    asked = [ints(table, name, UNKNOWN) for name in ("index", "isl", "osl")]
+    counted = [np.where(ok, ints(table, name, UNKNOWN), UNKNOWN) for name in ("prompt_tokens", "output_tokens")]
+    return np.column_stack([column[mine] for column in (*asked, *counted)])
+
+
+def _lengths(one: Ints, other: Ints) -> tuple[Ints, Ints]:
+    """The lengths that requests are held equal by: those asked for, or, where an import does not say, those counted."""
+    known = ((one[:, :2] != UNKNOWN) & (other[:, :2] != UNKNOWN)).all(axis=1)[:, None]
+    mine, theirs = (np.where(known, side[:, :2], side[:, 2:]) for side in (one, other))
+    both = (mine != UNKNOWN) & (theirs != UNKNOWN)
+    return np.where(both, mine, UNKNOWN), np.where(both, theirs, UNKNOWN)
 
 
 def _failed(side: list[Measured]) -> int:
     return sum(int((one.requests.measured & ~one.requests.ok).sum()) for one in side)
 
 
-def _marks(side: Side, dummy: bool) -> tuple[Mark, ...]:
+def marks_of_side(side: Side, manifest: Mapping[str, Any]) -> tuple[Mark, ...]:
+    """The marks of a side's windows, each kind once, warnings first."""
+    foreign = imported(manifest)
     found: dict[str, Mark] = {}
     for records, window in side:
-        for mark in marks(records, window, dummy_weights=dummy):
+        for mark in marks(records, window, dummy_weights=dummy_weights(manifest)):
             if mark.kind != "few_requests":  # percentiles are pooled: each row says itself what it lacks
                 found.setdefault(mark.kind, mark)
+    if foreign is not None:
+        found[foreign.kind] = foreign
     return tuple(sorted(found.values(), key=lambda mark: mark.severity != "warning"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from labkit.measure.records import Window
+from labkit.measure.records import UNRECORDED, Window
 from labkit.measure.validity import dummy_weights
 
 
@@ -55,15 +55,17 @@ def conditions(windows: Sequence[Window], manifests: Sequence[Mapping[str, Any]]
 
 def workload_text(workload: Mapping[str, Any]) -> str:
     """``1.5 req/s Poisson, ISL 512, OSL 32``."""
+    workload = {name: value for name, value in workload.items() if value != UNRECORDED}
     rate, concurrency = workload.get("rate"), workload.get("concurrency")
     arrivals = {"poisson": "Poisson", "gamma": f"gamma (burstiness {workload.get('burstiness', 1):g})"}
     arrival = str(workload.get("arrivals", ""))
     if rate is not None:
         load = f"{rate:g} req/s {arrivals.get(arrival, arrival)}".strip()
+        load += f", at most {concurrency} at once" if concurrency is not None else ""
     elif concurrency is not None:
         load = f"{concurrency} concurrent requests"
     else:
-        load = "requests at its times" if arrival == "trace" else f"{arrival} req/s"
+        load = "requests at its times" if arrival == "trace" else f"{arrival} req/s" if arrival else "load unknown"
     trace = [f"trace {PurePath(workload['trace']).name}"] if workload.get("trace") else []
     lengths = [f"{key.upper()} {workload[key]}" for key in ("isl", "osl") if workload.get(key) not in (None, "trace")]
     return ", ".join([*trace, load, *lengths])
@@ -85,7 +87,10 @@ def _settings(manifest: Mapping[str, Any]) -> str:
 
 
 def _versions(manifest: Mapping[str, Any]) -> str:
-    """Of what served; Dynamo's only where it did."""
+    """Of what served; Dynamo's only where it did. Of an imported run the tool that measured it: it says no more."""
+    source = manifest.get("source")
+    if manifest.get("kind") == "import" and isinstance(source, Mapping):
+        return f"imported from {' '.join(str(source[key]) for key in ('tool', 'version') if source.get(key))}"
     versions = manifest.get("versions")
     versions = versions if isinstance(versions, Mapping) else {}
     engines = versions.get("engines") or manifest.get("engines") or {}

@@ -13,7 +13,7 @@ from labkit.measure.columns import Floats, Ints
 from labkit.measure.digest import Digest
 from labkit.measure.gaps import Gaps
 from labkit.measure.groups import GapRepeat, Values, pooled_percentiles
-from labkit.measure.metrics import STALL_S, good_requests, is_open_loop
+from labkit.measure.metrics import STALL_S, good_requests, is_open_loop, slo_lacks
 from labkit.measure.records import Window
 from labkit.measure.statistics import (
     Repeat,
@@ -76,7 +76,7 @@ def _good(measured: RequestMetrics, window: Window, slo: Slo | None) -> tuple[Fl
     if slo is None:
         return None, "no SLO was given"
     good, unknown = good_requests(measured, slo, open_loop=is_open_loop(window))
-    return (None, _UNCOUNTED) if unknown.any() else (good.astype(np.float64), "")
+    return (None, slo_lacks(measured, window, slo)) if unknown.any() else (good.astype(np.float64), "")
 
 
 #: Values of one window, given the number of the side's repeats; a text says why there are none.

@@ -32,14 +32,15 @@ def _cells(row: Row, notes: list[str]) -> tuple[str, str, str, str, str, str]:
         if row.reason not in notes:
             notes.append(row.reason)
         mark = f"({notes.index(row.reason) + 1})"
-    a, b = _value(row.a, row.unit), _value(row.b, row.unit)
+    a, b = value_text(row.a, row.unit), value_text(row.b, row.unit)
     if row.ratio is None:
         return label, a, b, "–", "", mark
     star = "*" if row.ratio.shows_difference else ""
     return label, a, b, f"{row.ratio.estimate:.2f}", f"{row.ratio.low:.2f} – {row.ratio.high:.2f}", star or mark
 
 
-def _value(value: float | None, unit: str) -> str:
+def value_text(value: float | None, unit: str) -> str:
+    """Three digits of a quantity, times in milliseconds; a dash where there is none."""
     if value is None:
         return "–"
     if not unit:

@@ -9,6 +9,7 @@ from typing import Final
 from labkit.errors import SpecError
 from labkit.experiments.compare import Comparison, Row
 from labkit.experiments.conditions import Conditions
+from labkit.measure.interference import Interference, Scope
 from labkit.measure.statistics import Interval
 from labkit.spec.topology import Topology
 
@@ -26,6 +27,7 @@ class Verdict:
         headline: p99 ITL, TTFT and throughput of side B against side A, with ratios and intervals.
         tokens: the sub-50 ms statement: p50 TPOT, p99 TPOT and p99 ITL of each side against 50 ms.
         goodput: requests that met the SLO; empty without one.
+        interference: a line a side: what prefills do to the gaps between tokens.
         conditions: model, device, versions, repeats and what the intervals are over.
         marks: what a reader must know before believing it; empty where nothing was found.
     """
@@ -33,12 +35,13 @@ class Verdict:
     headline: str
     tokens: str
     goodput: str
+    interference: tuple[str, ...]
     conditions: str
     marks: tuple[str, ...]
 
     def __str__(self) -> str:
         body = " ".join(part for part in (self.headline, self.tokens, self.goodput) if part)
-        return "\n".join([body, self.conditions, *(f"! {mark}" for mark in self.marks)])
+        return "\n".join([body, *self.interference, self.conditions, *(f"! {mark}" for mark in self.marks)])
 
 
 def verdict(comparison: Comparison) -> Verdict:
@@ -47,6 +50,9 @@ def verdict(comparison: Comparison) -> Verdict:
         headline=_headline(comparison),
         tokens=_tokens(comparison),
         goodput=_goodput(comparison),
+        interference=tuple(
+            f"Interference in {side}: {interference_words(found)}." for side, found in comparison.interference.items()
+        ),
         conditions=_conditions(comparison),
         marks=_marks(comparison),
     )
@@ -58,6 +64,22 @@ def side_name(side: str) -> str:
         return f"{'Disaggregated' if Topology(side).is_disaggregated else 'Aggregated'} ({side})"
     except SpecError:
         return side
+
+
+def interference_words(found: Mapping[Scope, Interference]) -> str:
+    """What prefills on the same worker do to the gaps between tokens, and prefills anywhere, which both kinds of split have."""
+    own, anywhere = found["worker"], found["deployment"]
+    if own.value is None:
+        said = str(own)
+        if anywhere.value is None and anywhere.reason == own.reason:
+            return said
+    elif own.is_shown and own.value > 0:
+        said = f"prefills on the same worker lengthen a token's gap by {own}"
+    elif own.is_shown:
+        said = f"prefills on the same worker come with shorter gaps between tokens: {own}"
+    else:
+        said = f"no effect of prefills on the same worker shown: {own}"
+    return f"{said}; prefills anywhere: {anywhere}"
 
 
 def _headline(comparison: Comparison) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from labkit.errors import LabError
 from labkit.figures import style
 from labkit.figures.series import origin_ns, sides, text_of
-from labkit.measure.records import Records, Window
+from labkit.measure.records import UNRECORDED, Records, Window
 from labkit.spec.topology import Role, Topology
 
 
@@ -124,6 +124,7 @@ def conditions(windows: tuple[Window, ...], manifest: Mapping[str, Any]) -> str:
 
 def workload_text(workload: Mapping[str, Any]) -> str:
     """A workload without its seed: ``ISL 512, OSL 32, 1.5 req/s poisson``."""
+    workload = {name: value for name, value in workload.items() if value != UNRECORDED}
     parts = [f"trace {PurePath(workload['trace']).name}"] if workload.get("trace") else []
     parts += [f"{key.upper()} {workload[key]}" for key in ("isl", "osl") if workload.get(key) not in (None, "trace")]
     if workload.get("rate"):

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from labkit.errors import HardwareError, LabError, LaunchError, MissingEngine, SpecError, StoreError
 from labkit.lab import facts
-from labkit.lab.load_agent import LoadAgent
+from labkit.lab.load_fleet import LoadFleet
 from labkit.lab.measurement import Measurement, RunningLoad
 from labkit.lab.telemetry_agent import TelemetryAgent, WatchedWorker
 from labkit.lab.telling import Lines
@@ -74,6 +74,7 @@ class Lab:
         results: Path | str | None = None,
         port: int | None = None,
         share: bool = True,
+        shards: int = 1,
         ready_timeout_s: float = 1800.0,
         progress: Callable[[str], None] | None = None,
         node: Node | None = None,
@@ -92,6 +93,7 @@ class Lab:
             results: the folder that runs live in; ``LABKIT_RESULTS``, or ``results`` here, by default.
             port: of the first router; a free one by default.
             share: whether workers may share a GPU or core.
+            shards: processes that send the load; the lab says when one is not enough.
             ready_timeout_s: longest wait for a worker.
             progress: takes a line for the user; they are printed by default.
             node: the hardware, inspected by default.
@@ -128,7 +130,7 @@ class Lab:
             )  # fmt: skip
             self._vocab, self._dialect, self._max_model_len = served.vocab_size or _UNKNOWN_VOCAB, _LAUNCHED, served.max_model_len
             self.run.update(served={"max_model_len": served.max_model_len, "dtype": served.dtype, "path": Path(served.path).name})
-            self._load = LoadAgent.start(self.run.path)
+            self._load = LoadFleet.start(self.run.path, shards=shards)
             self._follow()
         except BaseException as error:
             self._fail(error)
@@ -149,6 +151,7 @@ class Lab:
         slo: Slo | None = None,
         name: str | None = None,
         results: Path | str | None = None,
+        shards: int = 1,
         progress: Callable[[str], None] | None = None,
     ) -> Self:
         """A lab on an endpoint that somebody else runs: it measures, and starts, re-splits and stops nothing.
@@ -161,7 +164,7 @@ class Lab:
             accelerators: how many it holds, for figures per accelerator; 0 where unknown.
             accelerator: ``GPU`` or ``core``.
             vocab: token ids below this are sent.
-            workload, slo, name, results, progress: as for ``Lab``.
+            workload, slo, name, results, shards, progress: as for ``Lab``.
 
         Raises:
             LabError: the endpoint does not answer.
@@ -175,7 +178,7 @@ class Lab:
             lab.deployment, lab._vocab = attached, vocab
             lab._dialect, lab._max_model_len = _asked(attached, vocab, workload)
             lab._telemetry = TelemetryAgent.start(lab.run.path, gpus=())
-            lab._load = LoadAgent.start(lab.run.path)
+            lab._load = LoadFleet.start(lab.run.path, shards=shards)
             lab._follow()
         except BaseException as error:
             lab._fail(error)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
 import labkit
 from labkit.errors import LabError, LoadError
@@ -69,32 +69,44 @@ class LoadRun:
 
 
 class LoadAgent:
-    """Handle of a load shard. Make one with ``start``; a context manager."""
+    """Handle of a load shard. Make one with ``start``; a context manager.
 
-    def __init__(self, process: subprocess.Popen[bytes], shard: int, log: Path) -> None:
+    Attributes:
+        first_sent: epoch → instant of this shard's first request to it.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], shard: int, log: Path, changed: threading.Condition) -> None:
         self.shard = shard
         self.pid = process.pid
         self.on_progress: Callable[[Progress], None] | None = None
         self._process, self._log = process, log
-        self._changed = threading.Condition()
+        self._changed = changed
         self._send_lock = threading.Lock()
         self._ready = False
         self._gone = False
         self._run: LoadRun | None = None
-        self._first_sent: dict[int, int] = {}
+        self.first_sent: dict[int, int] = {}
         self._drained: dict[int, int] = {}
         self._refusal: LoadError | None = None
         self._reader = threading.Thread(target=self._read, name=f"load shard {shard}", daemon=True)
         self._reader.start()
 
     @classmethod
-    def start(cls, run_dir: Path, *, shard: int = 0, cores: Sequence[int] | None = None) -> Self:
+    def start(
+        cls,
+        run_dir: Path,
+        *,
+        shard: int = 0,
+        cores: Sequence[int] | None = None,
+        changed: threading.Condition | None = None,
+    ) -> Self:
         """Start the process in a session of its own and wait until it is ready.
 
         Args:
             run_dir: the run's folder; segments and the shard's log go there.
             shard: number of the shard, unique in the run.
             cores: pin it to these.
+            changed: notified of whatever it says; shards that are waited for together share one.
 
         Raises:
             LoadError: it did not become ready; the cause from its log is named.
@@ -115,7 +127,7 @@ class LoadAgent:
                 )
         except OSError as error:
             raise LoadError(f"cannot start a load shard for {run_dir}: {error}", remedy="check rights and free space") from error
-        agent = cls(process, shard, log)
+        agent = cls(process, shard, log, changed or threading.Condition())
         try:
             agent.wait_for(lambda: agent._ready, _START_S, "the shard's start")
         except BaseException:
@@ -149,7 +161,15 @@ class LoadAgent:
         target = Target(url, model, vocab, api_key, dialect, folder)
         self.send({"do": "target", "epoch": epoch, "target": target.to_dict()})
 
-    def run(self, measurement: int, workload: Workload, *, first_request: int = 0, shards: int = 1) -> LoadRun:
+    def run(
+        self,
+        measurement: int,
+        workload: Workload,
+        *,
+        first_request: int = 0,
+        shards: int = 1,
+        start_ns: int | None = None,
+    ) -> LoadRun:
         """Start the workload in the background, with request ids from ``first_request``.
 
         Args:
@@ -157,6 +177,7 @@ class LoadAgent:
             workload: what to send.
             first_request: first free request id; the result's ``next_request`` is the next.
             shards: how many shards share the workload; this one sends every ``shards``-th request.
+            start_ns: when to begin, so that shards begin together; at once by default.
 
         Raises:
             LoadError: a measurement is running, or the shard died.
@@ -165,8 +186,8 @@ class LoadAgent:
         if not self._gone and running is not None and running.result is None and running.error is None:
             raise LoadError(f"measurement {running.measurement} is still running", remedy="wait for it, or stop it")
         self._run = run = LoadRun(self, measurement)
-        order = {"measurement": measurement, "workload": workload.to_dict(), "first_request": first_request, "shards": shards}
-        self.send({"do": "run", **order})
+        order = {"measurement": measurement, "workload": workload.to_dict(), "first_request": first_request}
+        self.send({"do": "run", **order, "shards": shards, "start_ns": start_ns})
         return run
 
     def first_sent_ns(self, epoch: int, timeout: float | None = None) -> int:
@@ -175,8 +196,8 @@ class LoadAgent:
         Raises:
             LoadError: none was sent within ``timeout`` seconds, or the shard died.
         """
-        self.wait_for(lambda: epoch in self._first_sent, timeout, f"the first request of epoch {epoch}")
-        return self._first_sent[epoch]
+        self.wait_for(lambda: epoch in self.first_sent, timeout, f"the first request of epoch {epoch}")
+        return self.first_sent[epoch]
 
     def wait_drained(self, epoch: int, timeout: float | None = None) -> int:
         """The instant from which no request of a past epoch was under way; waits for it.
@@ -187,11 +208,15 @@ class LoadAgent:
         self.wait_for(lambda: epoch in self._drained, timeout, f"the last request of epoch {epoch}")
         return self._drained[epoch]
 
-    def close(self) -> None:
-        """Stop, flush and end the process; a second call does nothing."""
+    def hang_up(self) -> None:
+        """Tell the process to stop, flush and end, and do not wait for it; ``close`` does."""
         with self._send_lock, contextlib.suppress(OSError):
             assert self._process.stdin is not None
             self._process.stdin.close()
+
+    def close(self) -> None:
+        """Stop, flush and end the process; a second call does nothing."""
+        self.hang_up()
         try:
             self._process.wait(_CLOSE_S)
         except subprocess.TimeoutExpired:
@@ -234,6 +259,10 @@ class LoadAgent:
                     )
                 self._changed.wait(left)
 
+    def mourn(self) -> NoReturn:
+        """Raise what became of a process that is gone."""
+        raise self._death()
+
     def _death(self) -> LoadError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1.0)
@@ -273,7 +302,7 @@ class LoadAgent:
                     run.progress = progress
                 return progress
             case "first_sent":
-                self._first_sent[message["epoch"]] = message["t_ns"]
+                self.first_sent[message["epoch"]] = message["t_ns"]
             case "drained":
                 self._drained[message["epoch"]] = message["t_ns"]
             case "result":

@@ -124,6 +124,7 @@ async def _run(shard: Shard, order: dict[str, Any], voice: Voice) -> None:
             Workload.from_dict(order["workload"]),
             first_request=order["first_request"],
             shards=order["shards"],
+            start_ns=order["start_ns"],
         )
     except LabError as error:
         voice.say({"said": "error", "do": "run", "what": error.what, "remedy": error.remedy})

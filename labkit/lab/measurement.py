@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from labkit.errors import LoadError
-from labkit.lab.load_agent import LoadRun
+from labkit.lab.load_fleet import FleetRun
 from labkit.load.progress import LoadResult, Progress
+from labkit.measure.interference import Interference, Scope, interference
 from labkit.measure.metrics import Summary, of_measurement, summarise
 from labkit.measure.records import Records, Window
 from labkit.spec import Slo
@@ -44,6 +45,14 @@ class Measurement:
         return summarise(self.run.digest(), self.window, slo=self.slo)
 
     @property
+    def interference(self) -> dict[Scope, Interference]:
+        """How much prefills on the same ``worker``, or anywhere in the ``deployment``, lengthen the gaps between tokens.
+
+        The workers' spans, which say when each prefill ran, come up to a second after the last request has ended.
+        """
+        return interference([(self.run.digest(), self.window)])
+
+    @property
     def failed(self) -> int:
         """Requests that did not end well, in any phase."""
         return sum(count for outcome, count in self.counts.items() if outcome != "ok")
@@ -77,7 +86,7 @@ class RunningLoad:
         result: the measurement; ``None`` while it runs.
     """
 
-    def __init__(self, lab: Followed, load: LoadRun, side: str, repeat: int, epoch: int) -> None:
+    def __init__(self, lab: Followed, load: FleetRun, side: str, repeat: int, epoch: int) -> None:
         self.side, self.repeat, self.epoch = side, repeat, epoch
         self.measurement = load.measurement
         self.result: Measurement | None = None

@@ -1,4 +1,4 @@
-"""The streaming client: one request, one connection, every chunk stamped when its bytes are read.
+"""The streaming client: one request, one connection, every chunk stamped when its bytes came in.
 
 **A fresh connection per request.** A server without TCP_NODELAY (Dynamo's frontend) holds back the first bytes of a
 kept-alive response until the client's delayed ACK, some 40 ms of false TTFT; a fresh connection starts in quick-ACK mode and
@@ -18,15 +18,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from labkit.load.events import ChunkLog
+from labkit.load.reader import Reader
 from labkit.load.stream import REASON_KEPT as _REASON_KEPT
 from labkit.load.stream import Stream
 from labkit.load.target import Target
+from labkit.load.wire import TlsFeed, Wire
 from labkit.measure.records import Outcome
 
-_AFTER_DONE_S: Final = 1.0
 _LINGER_S: Final = 1.0
 _HANDSHAKE_S: Final = 10.0  # a server that speaks no TLS would be waited for in vain
 
@@ -47,78 +48,6 @@ class Reply:
     server_id: str | None = None
     chunks: int = 0
     unknown_chunks: int = 0
-
-
-class Wire(asyncio.Protocol):
-    """One connection: keeps the reads of one response at a time and resolves ``ended`` when it is over, however it ends."""
-
-    stream: Stream
-    ended: asyncio.Future[None]
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, ripe: Callable[[Wire], None]) -> None:
-        self.transport: asyncio.Transport | None = None
-        self.closed = False
-        self.used = 0
-        self.reset: str | None = None
-        self._loop, self._ripe = loop, ripe
-        self._lost_ns = 0
-
-    def begin(self, stream: Stream) -> None:
-        """Make ready for the response that ``stream`` takes."""
-        self.stream = stream
-        self.ended = self._loop.create_future()
-        self.used += 1
-        self._take, self._waits = stream.take, True
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the event loop."""
-        self.transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        """Called by the event loop with each read; its instant is that of every chunk in it."""
-        now = perf_counter_ns()
-        if self.used and self._take(data, now):
-            self._ripe(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the event loop once."""
-        self._lost_ns = perf_counter_ns()
-        self.closed = True
-        if self.used:
-            if exc is not None:
-                self.reset = f"{type(exc).__name__}: {exc}"
-            self._ripe(self)
-
-    def settle(self) -> None:
-        """Parse what was read up to now."""
-        stream = self.stream
-        stream.settle()
-        if self.closed and not stream.over:
-            stream.eof(self._lost_ns)
-        if stream.over:
-            self._resolve()
-        elif stream.done and self._waits:
-            self._waits = False
-            self._loop.call_later(_AFTER_DONE_S, self._give_up, stream)
-
-    def abort(self) -> None:
-        """Close at once; rows of later reads are not recorded."""
-        if self.used:
-            self.stream.over = True
-            if not self.ended.done():
-                self.ended.cancel()
-        if self.transport is not None:
-            self.transport.abort()
-
-    def _resolve(self) -> None:
-        if not self.ended.done():
-            self.ended.set_result(None)
-
-    def _give_up(self, stream: Stream) -> None:
-        """[DONE] came, but the HTTP body never ended: what was asked for is there."""
-        if stream is self.stream and not self.ended.done():
-            stream.finish(perf_counter_ns())
-            self._resolve()
 
 
 class Client:
@@ -144,6 +73,7 @@ class Client:
         self._on_sent = on_sent
         self._count_text = count_text
         self._tls = ssl.create_default_context() if target.tls else None
+        self._reader: Reader | None = None
         self._addresses: list[str] = []
         self._idle: list[Wire] = []
         self._open: set[Wire] = set()
@@ -221,6 +151,9 @@ class Client:
             wire.abort()
         self._open.clear()
         self._idle.clear()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
     async def _connect(self) -> Wire:
         while self._idle:
@@ -229,17 +162,9 @@ class Client:
                 return wire
             self._open.discard(wire)
         await self.resolve()
-        loop = asyncio.get_running_loop()
         for address in list(self._addresses):
             try:
-                _, wire = await loop.create_connection(
-                    lambda: Wire(loop, self._settle_soon),
-                    address,
-                    self.target.port,
-                    ssl=self._tls,
-                    server_hostname=self.target.host if self._tls else None,
-                    ssl_handshake_timeout=_HANDSHAKE_S if self._tls else None,
-                )
+                wire = await self._open_to(address)
             except OSError:
                 if address == self._addresses[-1]:
                     raise
@@ -250,12 +175,27 @@ class Client:
             return wire
         raise ConnectionRefusedError(f"no address of {self.target.host} answers")
 
+    async def _open_to(self, address: str) -> Wire:
+        wire = Wire(self._settle_soon)
+        if self._tls is None:
+            self._reader = self._reader or Reader()
+            wire.transport = await self._reader.connect(address, self.target.port, wire)
+        else:
+            wire.transport, _ = await asyncio.get_running_loop().create_connection(
+                lambda: TlsFeed(wire),
+                address,
+                self.target.port,
+                ssl=self._tls,
+                server_hostname=self.target.host,
+                ssl_handshake_timeout=_HANDSHAKE_S,
+            )
+        return wire
+
     def _send(self, wire: Wire, reply: Reply, data: bytes, request: int) -> None:
-        assert wire.transport is not None
         wire.begin(Stream(request, self._log, keep_text=self._count_text is not None))
         reply.sent_ns = perf_counter_ns()
-        if wire.closed or wire.transport.is_closing():
-            wire.connection_lost(None)
+        if wire.closed:
+            wire.lost(None, reply.sent_ns)
         else:
             wire.transport.write(data)
         if self._on_sent is not None:

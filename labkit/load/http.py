@@ -61,8 +61,26 @@ class ResponseParser:
     def feed(self, data: bytes) -> bytes:
         """The body bytes that this read brings, without framing."""
         body = self._feed(data)
-        self.between = self._state is _State.CHUNK_SIZE and not self._buffer and self.status == 200
+        self._look()
         return body
+
+    def head(self, data: bytes) -> int:
+        """Take a head that begins a read and came in one piece, as nearly every one does.
+
+        Returns:
+            How many bytes of the read it was; 0 where it is not like that, and nothing was taken.
+        """
+        stop = data.find(b"\r\n\r\n", 0, _LINE_LIMIT)
+        if stop < 0 or self._state is not _State.STATUS or self._buffer:
+            return 0
+        lines = data[:stop].split(b"\n")
+        if not all(line.endswith(b"\r") for line in lines[:-1]):
+            return 0
+        for line in [*lines, b""]:
+            if self.error is None:
+                self._line(line.removesuffix(b"\r"))
+        self._look()
+        return stop + 4
 
     def eof(self) -> None:
         """The connection has ended. A body that lasts until the close is complete then, any other is not."""
@@ -78,6 +96,9 @@ class ResponseParser:
             and self.headers.get("connection", "").lower() != "close"
             and ("content-length" in self.headers or "transfer-encoding" in self.headers)
         )
+
+    def _look(self) -> None:
+        self.between = self._state is _State.CHUNK_SIZE and not self._buffer and self.status == 200
 
     def _feed(self, data: bytes) -> bytes:
         parts: list[bytes] = []

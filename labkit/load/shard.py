@@ -11,6 +11,7 @@ A new target (``epoch``) holds for requests that start after it; those under way
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from labkit.measure.records import REQUESTS
 from labkit.spec import Workload
 
 PROGRESS_HZ: Final = 4.0
+_SETTLE_TICKS: Final = 2  # parse at every second tick, write what was parsed at the others
 _AHEAD: Final = 256  # requests built before they are to be sent
 _IDLE_NS: Final = 5_000_000  # an open loop builds ahead while its next send is further away than this
 _FAST_FAILURE_S: Final = 0.010
@@ -129,10 +131,12 @@ class Shard:
         if old >= 0 and old != epoch and not self._in_flight[old]:
             self._drained(old)
 
-    async def run(self, measurement: int, workload: Workload, *, first_request: int, shards: int = 1) -> LoadResult:
+    async def run(
+        self, measurement: int, workload: Workload, *, first_request: int, shards: int = 1, start_ns: int | None = None
+    ) -> LoadResult:
         """Drive the workload and follow every request to its end, each for ``workload.timeout_s`` at most.
 
-        When it returns, every row has been flushed by the sinks.
+        Begins at ``start_ns``, so that shards can begin together, or at once. When it returns, every row has been flushed.
 
         Raises:
             LoadError: no target was set, or a measurement is running.
@@ -145,7 +149,7 @@ class Shard:
         self._failure = None
         self._builder = Requests(self._target, workload)
         ready = self._build_ahead(workload, shards) if not workload.is_open_loop else deque()
-        start_ns = self._clock()
+        start_ns = self._clock() if start_ns is None else start_ns
         measure_ns = start_ns + int(workload.warmup_s * 1e9)
         until_ns = measure_ns + int(workload.duration_s * 1e9) if workload.duration_s is not None else None
         run = _Measurement(measurement, workload, first_request, shards, start_ns, measure_ns, until_ns)
@@ -153,6 +157,7 @@ class Shard:
         cpu_s = time.process_time()
         ticker = asyncio.ensure_future(self._tick())
         try:
+            await self._until(start_ns)
             await (self._open_loop(run) if workload.is_open_loop else self._closed_loop(run, ready))
             while self._live:
                 await asyncio.wait(list(self._live))
@@ -222,11 +227,7 @@ class Shard:
             await self._until(run.until_ns)
 
     async def _closed_loop(self, run: _Measurement, ready: deque[tuple[LoadPhase, int, bytes]]) -> None:
-        concurrency = run.workload.concurrency
-        assert concurrency is not None
-        mine = self._shard_of(run)
-        slots = concurrency // run.shards + (mine < concurrency % run.shards)
-        await asyncio.gather(*(self._slot(run, ready) for _ in range(slots)))
+        await asyncio.gather(*(self._slot(run, ready) for _ in self._slots(run)))
 
     async def _slot(self, run: _Measurement, ready: deque[tuple[LoadPhase, int, bytes]]) -> None:
         scheduled_ns = run.start_ns
@@ -243,9 +244,13 @@ class Shard:
             scheduled_ns = self._clock()
 
     def _take(self, run: _Measurement, now_ns: int) -> tuple[LoadPhase, int] | None:
-        """The next request of a closed loop by phase and index, or ``None`` at the end."""
+        """The next request of a closed loop by phase and index, or ``None`` at the end.
+
+        A shard's part of the requests is that of its slots: request i belongs to slot ``i mod concurrency``.
+        """
         phase: LoadPhase = "warmup" if now_ns < run.measure_ns else "measure"
-        index = run.taken[phase] * run.shards + self._shard_of(run)
+        slots = self._slots(run)
+        index = run.taken[phase] // len(slots) * (run.workload.concurrency or 0) + slots[run.taken[phase] % len(slots)]
         most = self._builder.schedule.count(phase)
         over = run.until_ns is not None and now_ns >= run.until_ns
         if self._stopping.is_set() or over or (most is not None and index >= most):
@@ -347,17 +352,22 @@ class Shard:
                 await asyncio.sleep(0)
 
     async def _tick(self) -> None:
-        while True:
+        for tick in itertools.count():
             await asyncio.sleep(1 / PROGRESS_HZ)
-            try:
-                self._flush()
-            except LabError as error:
-                self._failure = self._failure or error
-                self.stop()
-            for client in self._clients.values():
-                client.settle()
+            if tick % _SETTLE_TICKS == 0:
+                for client in self._clients.values():
+                    client.settle()
+            else:
+                self._try_flush()
             if (run := self._running) is not None:
                 self._say({"said": "progress", **asdict(self._progress(run))})
+
+    def _try_flush(self) -> None:
+        try:
+            self._flush()
+        except LabError as error:
+            self._failure = self._failure or error
+            self.stop()
 
     def _progress(self, run: _Measurement) -> Progress:
         ended = sum(run.counts.values())
@@ -392,6 +402,10 @@ class Shard:
         else:
             last = end_ns if (schedule.count("measure") or 0) <= (work.concurrency or 0) else run.last_send_ns
         return max(min(last, end_ns) if self._stopping.is_set() else last, run.measure_ns)
+
+    def _slots(self, run: _Measurement) -> range:
+        """The slots of a closed loop that are this shard's."""
+        return range(self._shard_of(run), run.workload.concurrency or 0, run.shards)
 
     def _shard_of(self, run: _Measurement) -> int:
         return self._shard % run.shards

@@ -15,7 +15,7 @@ class EventSplitter:
 
     Attributes:
         error: why the stream cannot be read on (an event beyond 4 MiB); nothing is yielded after it.
-        failure: what an ``event: error`` said, if one came.
+        failure: what an ``event: error`` said, if one came; nothing is yielded after it.
         clean: the next byte begins an event, and nothing is kept.
     """
 
@@ -47,7 +47,7 @@ class EventSplitter:
 
     def _feed(self, body: bytes) -> list[bytes]:
         events: list[bytes] = []
-        if self.error is not None or not body:
+        if self.error is not None or self.failure is not None or not body:
             return events
         if self._after_cr and body[:1] == b"\n":
             body = body[1:]
@@ -63,7 +63,7 @@ class EventSplitter:
                 self._line.clear()
             self._take(line, events)
             start = newline + 1
-            if self.error is not None:
+            if self.error is not None or self.failure is not None:
                 return events
         self._line += body[start:]
         if len(self._line) + self._size > EVENT_LIMIT:

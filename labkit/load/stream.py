@@ -8,6 +8,7 @@ goes through the incremental parsers. Both ways give the same rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import repeat
 from typing import Final
 
@@ -21,6 +22,7 @@ _BODY_KEPT: Final = 1000
 REASON_KEPT: Final = 300
 _MOST_KEPT: Final = 64
 _USUAL_END: Final = b"}\n\n\r\n"
+_USUAL_LAST: Final = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 _SIZE_OF: Final = CHUNK_SIZES.get
 
 
@@ -92,6 +94,9 @@ class Stream:
         if data.endswith(_USUAL_END):
             return len(kept) >= _MOST_KEPT
         if self._usual is None:
+            if data.endswith(_USUAL_LAST) and len(data) > len(_USUAL_LAST):  # a last token, and the end: cut in two
+                kept[-1:] = data[: -len(_USUAL_LAST)], _USUAL_LAST
+                self._t_ns.append(t_ns)
             self._usual = len(kept) - 1
         return True
 
@@ -101,19 +106,24 @@ class Stream:
         if not kept:
             return
         self._data, self._t_ns = [], []
-        self.reads = True
         usual = len(kept) if self._usual is None else self._usual
         self._usual = None
-        if usual and not self.over and self.http.between and self._sse.clean:
-            found = whole_events(kept[:usual])
-            if found is not None:
-                events, per_read = found
-                self._rows(events, _repeated(t_ns[:usual], per_read) if per_read else t_ns[:usual])
-                kept, t_ns = kept[usual:], t_ns[usual:]
-        for data, at in zip(kept, t_ns, strict=True):
-            if self.over:
-                break
-            self._feed(data, at)
+        at = 0
+        if not self.reads and (length := self.http.head(kept[0])):
+            kept[0] = kept[0][length:]
+        self.reads = True
+        while at < len(kept) and not self.over:
+            if at < usual and self.http.between and self._sse.clean:
+                found = whole_events(kept[at:usual])
+                if found is not None:
+                    events, per_read = found
+                    instants = t_ns[at:usual]
+                    self._rows(events, _repeated(instants, per_read) if per_read else instants)
+                    at = usual
+                    continue
+                usual = at
+            self._feed(kept[at], t_ns[at])
+            at += 1
 
     def eof(self, t_ns: int) -> None:
         """The connection has ended."""
@@ -153,28 +163,35 @@ class Stream:
             self.finish(t_ns)
 
     def _rows(self, events: list[Event], t_ns: list[int]) -> None:
-        """The hot path: everything that is done for each token. ``t_ns`` holds the instant of each event."""
+        """What is done for each token. ``t_ns`` holds the instant of each event."""
         if self.done:
             return
-        request, chunk = self._request, self.count.chunk
-        rows: list[int] = []
+        counted = self.count.usual(events) if len(events) > 1 else None
+        if counted is not None:
+            tokens, texts = counted
+            self._name(events[: len(tokens)])
+            self._log.extend(self._request, t_ns[: len(tokens)], tokens, list(map(bool, texts)))
+            if self.pieces is not None:
+                self.pieces += texts
+            events, t_ns = events[len(tokens) :], t_ns[len(tokens) :]
         for event, at in zip(events, t_ns, strict=True):
-            choices = event.choices
-            if choices:
-                choice = choices[0]
-                text = choice.text or text_of(choice)
-                rows += (request, at, chunk(choice, event.usage, text), 1 if text else 0)
+            if event.choices:
+                choice = event.choices[0]
+                text = text_of(choice)
+                self._log.extend(self._request, (at,), (self.count.chunk(choice, event.usage, text),), (bool(text),))
                 if self.pieces is not None and text:
                     self.pieces.append(text)
             elif event.usage is not None:
                 self.count.usage(event.usage)
-            if self.server_id is None and event.id is not None:
-                self.server_id = str(event.id)[:REASON_KEPT]
+            self._name((event,))
             if event.error is not None:
                 self.failure = msgspec.json.encode(event.error).decode()
                 self.finish(at)
                 break
-        self._log.extend(rows)
+
+    def _name(self, events: Sequence[Event]) -> None:
+        if self.server_id is None:
+            self.server_id = next((str(event.id)[:REASON_KEPT] for event in events if event.id is not None), None)
 
 
 def whole_events(reads: list[bytes]) -> tuple[list[Event], list[int] | None] | None:

@@ -34,6 +34,7 @@ class Digest:
         answers: what the chunks say, per row of ``requests``.
         gaps: per measurement, those of the requests that were measured and ended as asked; owners are rows of ``requests``.
         windows: with whose bounds the tokens inside were counted.
+        chunks: the table itself where it was at hand, for what needs the instants of all chunks; ``None`` where it is too large.
     """
 
     requests: pa.Table
@@ -43,6 +44,7 @@ class Digest:
     spans: pa.Table
     events: pa.Table
     windows: tuple[Window, ...]
+    chunks: pa.Table | None = None
 
     def of(self, window: Window) -> Digest:
         """The requests of one measurement with all that belongs to them; samples, spans and events as they are.
@@ -75,10 +77,11 @@ def digest(records: Records, parts: Iterable[pa.Table] | None = None, *, windows
     Args:
         records: of a run.
         parts: tables of chunks in the order in which they were written, read (once, or twice where chunks are out of order) in
-            place of ``records.chunks``.
+            place of ``records.chunks``, and not kept.
         windows: whose bounds are counted in; those of the records by default.
     """
     windows = records.windows if windows is None else windows
+    kept = records.chunks if parts is None else None
     parts = _cut(records.chunks) if parts is None else parts
     rows = RequestRows(ints(records.requests, "request"))
     held = np.zeros(len(rows), np.bool_)
@@ -98,6 +101,7 @@ def digest(records: Records, parts: Iterable[pa.Table] | None = None, *, windows
         spans=records.spans,
         events=records.events,
         windows=windows,
+        chunks=kept,
     )
 
 

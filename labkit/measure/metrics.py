@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, overload
 
 import numpy as np
 import pyarrow.compute as pc
@@ -36,6 +36,7 @@ __all__ = [
     "itl_s",
     "of_measurement",
     "request_metrics",
+    "slo_lacks",
     "summarise",
 ]
 
@@ -44,6 +45,7 @@ STALL_S: Final = 0.100
 _PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0)
 _NIXL: Final = "vllm:nixl_"
 _UNCOUNTED: Final = "the server does not say how many tokens a chunk holds"
+_UNSCHEDULED: Final = "the schedule was not recorded"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,10 +135,13 @@ def summarise(records: Records | Digest, window: Window, *, slo: Slo | None = No
     return Summary(sheet.values, sheet.reasons)
 
 
-_Source = TypeVar("_Source", Records, Digest)
-
-
-def of_measurement(records: _Source, window: Window) -> _Source:
+@overload
+def of_measurement(records: Records, window: Window) -> Records: ...
+@overload
+def of_measurement(records: Digest, window: Window) -> Digest: ...
+@overload
+def of_measurement(records: Records | Digest, window: Window) -> Records | Digest: ...
+def of_measurement(records: Records | Digest, window: Window) -> Records | Digest:
     """The requests and chunks of one measurement; samples, spans and events as they are."""
     if isinstance(records, Digest):
         return records.of(window)
@@ -182,12 +187,12 @@ def _counts(sheet: _Sheet, requests: RequestMetrics, window: Window) -> None:
 
 
 def _latencies(sheet: _Sheet, requests: RequestMetrics, answers: Answers, gaps: Gaps) -> None:
-    sheet.distribution("send_lag", requests.send_lag_s[requests.measured], "no request was sent")
+    sheet.distribution("send_lag", requests.send_lag_s[requests.measured], "no request was sent on a recorded schedule")
     finished = requests.measured & requests.ok
     done, of_done = requests.select(finished), answers.select(finished)
     none = "no request of the window completed" if not len(done) else "no chunk with a token was seen"
     sheet.distribution("ttft", done.ttft_s, none)
-    sheet.distribution("ttft_from_schedule", done.ttft_from_schedule_s, none)
+    sheet.distribution("ttft_from_schedule", done.ttft_from_schedule_s, none if np.isnan(done.ttft_s).all() else _UNSCHEDULED)
     sheet.distribution("e2e", done.e2e_s, none)
     tpot_known = bool(np.all(np.isfinite(done.tpot_s) | done.single))
     sheet.distribution("tpot", done.tpot_s if tpot_known else done.tpot_s[:0], none if tpot_known else _UNCOUNTED)
@@ -249,10 +254,18 @@ def _goodput(sheet: _Sheet, requests: RequestMetrics, window: Window, slo: Slo |
     good, unknown = good_requests(measured, slo, open_loop=is_open_loop(window))
     if unknown.any():
         for name in names:
-            sheet.put(name, None, f"{int(unknown.sum())} requests lack what the SLO needs: the server does not count tokens")
+            sheet.put(name, None, f"{int(unknown.sum())} requests lack what the SLO needs: {slo_lacks(measured, window, slo)}")
         return
     sheet.put(names[0], _rate(int(good.sum()), window.length_s), "the window has no length")
     sheet.put(names[1], float(good.mean()))
+
+
+def slo_lacks(measured: RequestMetrics, window: Window, slo: Slo) -> str:
+    """What was not recorded that an SLO is about, where ``good_requests`` cannot tell."""
+    unscheduled = np.isfinite(measured.ttft_s) & np.isnan(measured.ttft_from_schedule_s)
+    if slo.ttft_s is not None and is_open_loop(window) and unscheduled.any():
+        return _UNSCHEDULED
+    return _UNCOUNTED
 
 
 def _kv_transfer(sheet: _Sheet, records: Digest, window: Window) -> None:

@@ -13,6 +13,8 @@ from typing import Any, Final, Literal, Self
 import pyarrow as pa
 
 SCHEMA_VERSION: Final = 1
+#: In ``Window.workload`` of an imported run: what the file does not say. (``None`` says something: no rate, no duration.)
+UNRECORDED: Final = "unknown"
 
 Phase = Literal["warmup", "measure", "drain"]
 #: How a request ended. Everything but ``ok`` is a failure and an SLO miss.
@@ -30,15 +32,15 @@ REQUESTS: Final = pa.schema(
         pa.field("epoch", pa.int16(), nullable=False),  # the router that it was sent to
         pa.field("shard", pa.int16(), nullable=False),
         pa.field("phase", pa.string(), nullable=False),  # by its scheduled time
-        pa.field("scheduled_ns", pa.int64(), nullable=False),
+        pa.field("scheduled_ns", pa.int64()),  # None: imported, and the file does not say
         pa.field("sent_ns", pa.int64()),  # None: never sent
         pa.field("end_ns", pa.int64()),  # end of the HTTP stream
-        pa.field("isl", pa.int32(), nullable=False),  # asked
-        pa.field("osl", pa.int32(), nullable=False),  # asked
+        pa.field("isl", pa.int32()),  # asked; None: imported, and the file does not say
+        pa.field("osl", pa.int32()),  # asked; None as above
         pa.field("outcome", pa.string(), nullable=False),
         pa.field("http_status", pa.int16()),
         pa.field("reason", pa.string()),
-        pa.field("done", pa.bool_(), nullable=False),  # [DONE] seen
+        pa.field("done", pa.bool_()),  # [DONE] seen; None: imported, and the file does not say
         pa.field("prompt_tokens", pa.int32()),
         pa.field("output_tokens", pa.int32()),
         pa.field("tokens_from", pa.string()),  # usage | chunks | retokenised; None: unknown
@@ -113,7 +115,7 @@ class Window:
             the last request has ended. Throughput counts [measure_ns, stop_ns); latency follows its requests to their end.
         accelerators: accelerators held by the whole topology, in fractions where a GPU is shared; 0 where unknown.
         accelerator: what one is: ``"GPU"`` or ``"core"``.
-        workload: ``Workload.to_dict()``.
+        workload: ``Workload.to_dict()``; of an imported run with ``UNRECORDED`` values.
     """
 
     measurement: int

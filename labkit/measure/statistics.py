@@ -263,7 +263,7 @@ def drift(t_s: npt.ArrayLike, values: npt.ArrayLike, *, limit_z: float = 3.29, l
     third = len(what) // 3
     head, tail = what[:third], what[-third:]
     error = float(np.hypot(_standard_error(head), _standard_error(tail)))
-    limit = _student(limit_z, 2 * (_batches(third) - 1))
+    limit = student(limit_z, 2 * (_batches(third) - 1))
     difference = float(tail.mean() - head.mean())
     mean = float(np.abs(what).mean())
     change = difference / mean if mean else 0.0
@@ -282,6 +282,6 @@ def _standard_error(values: Floats) -> float:
     return float(np.std(batch_means, ddof=1) / np.sqrt(batches))
 
 
-def _student(z: float, freedom: int) -> float:
+def student(z: float, freedom: int) -> float:
     """The quantile of Student's t where the normal one is ``z``: Abramowitz and Stegun (1964), 26.7.5, two terms."""
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)

@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 
+from labkit.errors import SpecError
 from labkit.measure.answers import Answers
 from labkit.measure.chunks import RequestRows, TokenChunks, sort_out
 from labkit.measure.columns import UNKNOWN, Bools, Floats, Ints, Select, bools, equals, floats, ints
@@ -38,17 +39,18 @@ class RequestMetrics:
     """One entry per row of ``records.requests``, in its order. NaN is undefined, never 0.
 
     Attributes:
-        request, measurement, index, epoch, scheduled_ns: as recorded.
+        request, measurement, index, epoch: as recorded.
         measured: scheduled in the measure phase.
         ok: ended as asked; everything else is a failure.
         straddled: alive across a re-split.
-        send_lag_s: real send − scheduled send.
+        send_lag_s: real send − scheduled send; undefined where the schedule was not recorded (an imported run).
         ttft_s: first chunk with at least one token − real send. Where the server does not count, the first chunk with text.
         ttft_from_schedule_s: the same − *scheduled* send.
         tpot_s: (last − first token chunk) / (n − k₁); undefined for n = k₁ and where n or k₁ is unknown.
         single: n = k₁: no token after the first chunk, so that TPOT is undefined by nature and no limit on it can be missed.
         e2e_s: last token chunk − real send.
         prompt_tokens, output_tokens: as the server counted.
+        scheduled_ns: as recorded; the real send where the schedule was not.
         first_token_ns, last_token_ns: instants as floats (exact to 4 ns for a year of uptime).
         end_ns: end of the HTTP stream.
     """
@@ -112,11 +114,16 @@ class ChunkGaps:
         return type(self)(**{name.name: getattr(self, name.name)[which] for name in fields(self)})
 
 
-def token_chunks(records: Records) -> TokenChunks:
+def token_chunks(records: Records | Digest) -> TokenChunks:
     """The chunks with tokens of a whole table, by the row of their request, then by time.
 
     Those of requests that the requests table lacks (a torn end) are left out.
+
+    Raises:
+        SpecError: of a digest that did not keep its chunks.
     """
+    if records.chunks is None:
+        raise SpecError("the chunks were taken in and not kept", remedy="use the records themselves: run.records()")
     return sort_out(records.chunks, RequestRows(ints(records.requests, "request")), by_row=True)
 
 
@@ -133,8 +140,8 @@ def request_metrics(records: Records | Digest, chunks: TokenChunks | None = None
     else:
         answers = Answers.none(len(table))
         answers.add(token_chunks(records) if chunks is None else chunks)
-    scheduled, sent = ints(table, "scheduled_ns"), ints(table, "sent_ns", UNKNOWN)
-    answered, was_sent = answers.counts > 0, sent != UNKNOWN
+    scheduled, sent = ints(table, "scheduled_ns", UNKNOWN), ints(table, "sent_ns", UNKNOWN)
+    answered, was_sent, was_scheduled = answers.counts > 0, sent != UNKNOWN, scheduled != UNKNOWN
     first, last = answers.first_ns, answers.last_ns
     output = ints(table, "output_tokens", UNKNOWN)
     counted = answered & (answers.first_tokens != UNKNOWN) & (output != UNKNOWN)
@@ -147,22 +154,22 @@ def request_metrics(records: Records | Digest, chunks: TokenChunks | None = None
         measured=equals(table, "phase", "measure"),
         ok=equals(table, "outcome", "ok"),
         straddled=bools(table, "straddled"),
-        send_lag_s=_seconds(sent - scheduled, was_sent),
+        send_lag_s=_seconds(sent - scheduled, was_sent & was_scheduled),
         ttft_s=_seconds(first - sent, answered & was_sent),
-        ttft_from_schedule_s=_seconds(first - scheduled, answered),
+        ttft_from_schedule_s=_seconds(first - scheduled, answered & was_scheduled),
         tpot_s=_seconds(last - first, counted & (later_tokens > 0)) / np.maximum(later_tokens, 1),
         single=counted & (later_tokens == 0),
         e2e_s=_seconds(last - sent, answered & was_sent),
         prompt_tokens=floats(table, "prompt_tokens"),
         output_tokens=floats(table, "output_tokens"),
-        scheduled_ns=scheduled,
+        scheduled_ns=np.where(was_scheduled, scheduled, sent),
         first_token_ns=np.where(answered, first, np.nan),
         last_token_ns=np.where(answered, last, np.nan),
         end_ns=floats(table, "end_ns"),
     )
 
 
-def chunk_gaps(records: Records, chunks: TokenChunks | None = None) -> ChunkGaps:
+def chunk_gaps(records: Records | Digest, chunks: TokenChunks | None = None) -> ChunkGaps:
     """Every gap between consecutive token chunks of one request; arguments as for ``request_metrics``."""
     chunks = token_chunks(records) if chunks is None else chunks
     new = Answers.none(len(records.requests)).add(chunks)

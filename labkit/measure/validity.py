@@ -18,7 +18,7 @@ from labkit.measure.timing import RequestMetrics, request_metrics
 
 Kind = Literal[
     "failures", "send_lag", "client_limited", "few_requests", "not_stationary", "foreign_cpu", "steal", "shared_gpu",
-    "dummy_weights", "straddled", "mixed_splits", "uncounted_tokens",
+    "dummy_weights", "straddled", "mixed_splits", "uncounted_tokens", "imported",
 ]  # fmt: skip
 
 #: A send later than this, or than this share of the median TTFT, is no longer the load that was asked for.
@@ -108,7 +108,8 @@ def _few(summary: Mapping[str, float | None]) -> Mark | None:
 
 
 def _drift(measured: RequestMetrics, window: Window) -> Mark | None:
-    ttft_s = np.where(measured.ok, measured.ttft_from_schedule_s if is_open_loop(window) else measured.ttft_s, np.nan)
+    from_schedule = is_open_loop(window) and bool(np.isfinite(measured.ttft_from_schedule_s).any())
+    ttft_s = np.where(measured.ok, measured.ttft_from_schedule_s if from_schedule else measured.ttft_s, np.nan)
     found = drift((measured.scheduled_ns - window.measure_ns) / 1e9, ttft_s)
     if found is None or found.stationary:
         return None
@@ -160,3 +161,15 @@ def dummy_weights(manifest: Mapping[str, Any]) -> bool:
     """Whether a run's manifest says that its model has random weights."""
     model = manifest.get("model")
     return bool(model.get("dummy_weights")) if isinstance(model, Mapping) else "dummy weights" in str(model)
+
+
+def imported(manifest: Mapping[str, Any]) -> Mark | None:
+    """The mark of a run that another tool measured: which tool, and what it did not record; ``None`` for the lab's own."""
+    source = manifest.get("source")
+    if manifest.get("kind") != "import" or not isinstance(source, Mapping):
+        return None
+    tool = " ".join(str(source[key]) for key in ("tool", "version") if source.get(key))
+    lacks = ", ".join(str(name) for name in source.get("not_recorded") or ())
+    return Mark(
+        "imported", f"measured by {tool or 'another tool'} and imported{f'; not recorded: {lacks}' if lacks else ''}", "note"
+    )

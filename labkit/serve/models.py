@@ -12,9 +12,8 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from labkit.errors import SpecError, StoreError
-from labkit.serve.shapes import Architecture, kv_bytes_per_token, weight_bytes
-from labkit.serve.shapes.arithmetic import max_positions
 from labkit.spec import Model
+from labkit.spec.architecture import Architecture, kv_bytes_per_token, max_positions, weight_bytes
 
 LoadFormat = Literal["auto", "dummy"]
 

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -26,6 +26,8 @@ from labkit.store.tables import SEGMENTS, TableParts, count_rows, finalise_table
 #: Names the file that gets a line (a JSON text) with the path of every run made: how a batch learns what its notebook made.
 RUNS_FILE: Final = "LABKIT_RUNS_FILE"
 RESERVED: Final = frozenset({"evidence", "bench", "latest"})
+#: A digest keeps so many; what needs the instants of each takes ten seconds for them.
+_KEPT_CHUNKS: Final = 1_000_000
 _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _NAME_RULE: Final = "use letters, digits, '.', '_' and '-', no leading dot, at most 100 characters"
 
@@ -100,13 +102,18 @@ class Run:
     def digest(self, outline: Records | None = None) -> Digest:
         """Everything recorded so far, with what the chunks say of each request in their place: one pass, little memory.
 
+        Few chunks are kept beside.
+
         Args:
             outline: what ``records(chunks=False)`` gave, if it is at hand; its windows are those that are counted in.
 
         Raises:
             StoreError: a file is damaged.
         """
-        return digest(self.records(chunks=False) if outline is None else outline, TableParts(self.path, "chunks"))
+        outline = self.records(chunks=False) if outline is None else outline
+        if count_rows(self.path, "chunks") <= _KEPT_CHUNKS:
+            return digest(replace(outline, chunks=read_table(self.path, "chunks")))
+        return digest(outline, TableParts(self.path, "chunks"))
 
     def count_rows(self) -> dict[str, int]:
         """Rows recorded so far, by table."""

@@ -46,7 +46,8 @@ def to_vllm_bench(records: Records, window: Window, *, model: str, date: str, to
     ok = requests.ok
     counted = np.nan_to_num(requests.output_tokens, nan=0.0)
     output = np.where(ok, counted, 0).astype(np.int64)
-    prompt = np.where(np.isnan(requests.prompt_tokens), floats(table, "isl"), requests.prompt_tokens).astype(np.int64)
+    asked = np.nan_to_num(floats(table, "isl"), nan=0.0)
+    prompt = np.where(np.isnan(requests.prompt_tokens), asked, requests.prompt_tokens).astype(np.int64)
     ends = requests.end_ns[np.isfinite(requests.end_ns)]
     duration_s = (float(ends.max()) - window.measure_ns) / 1e9 if len(ends) else 0.0
     per_s = 1 / duration_s if duration_s > 0 else 0.0

@@ -2,9 +2,11 @@
 
 Every client is a process tree of its own, pinned to one core, with a fresh server on another. CPU is that of the whole
 tree, less that of the same command with four requests of two tokens (its start-up). The bare loop reads what labkit's client
-reads, and parses nothing: the limit of the machine. Clients take turns for ``--repeats`` rounds; the table shows medians.
+reads, one wake-up after the other, and parses nothing: the limit of such a loop. Clients take turns for ``--repeats`` rounds; the
+table shows medians. Two shards of labkit on the one core show whether shards add up; a run of a million chunks, what they
+take of memory (the most that the shard's process ever held, less what it held after its start-up).
 
-    python tests/bench/load.py [--streams 250] [--repeats 1] [--peers FOLDER] [--vllm PYTHON] [--install]
+    python tests/bench/load.py [--streams 250 500 2000] [--repeats 1] [--peers FOLDER] [--vllm PYTHON] [--install]
 
 Peers are looked for in ``FOLDER/<name>/bin/<name>``; ``--install`` makes them there with uv. One that is absent gets a row that
 says so, and the ratio to the fastest peer is not judged.
@@ -36,6 +38,9 @@ import report  # noqa: E402
 
 ISL, OSL, MODEL, VOCAB = 64, 100, "mock", 4096
 SERVER_CORE, CLIENT_CORE = 0, 1
+PEERS = {"guidellm": "guidellm==0.8.1", "aiperf": "aiperf==0.13.0"}
+MILLION = 1_000_000
+ENGLISH = HERE.parents[1] / "labkit/serve/shapes/tokenizer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class Outcome:
     itl_p50: float | None = None
     itl_p99: float | None = None
     truth: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    peak_mb: float = 0.0
 
 
 #: What ``vllm bench serve`` runs; its front door refuses to open in builds that are packaged under another name.
@@ -61,22 +67,28 @@ serve.main(parser.parse_args())
 # --- the clients ---
 
 
-def run_labkit(url: str, folder: Path, streams: int, requests: int, osl: int) -> None:
-    """Labkit's client, all of it: the agent, its shard, the records on disk."""
-    from labkit.lab.load_agent import LoadAgent
+def run_labkit(url: str, folder: Path, streams: int, requests: int, osl: int, *, shards: int = 1) -> None:
+    """Labkit's client, all of it: the handle, its shards, the records on disk."""
+    from labkit.lab.load_fleet import LoadFleet
     from labkit.spec import Workload
 
-    with LoadAgent.start(folder) as agent:
-        agent.target(0, url, MODEL, vocab=VOCAB)
-        result = agent.run(0, Workload(isl=ISL, osl=osl, concurrency=streams, requests=requests)).wait(900)
+    with LoadFleet.start(folder, shards=shards) as fleet:
+        fleet.target(0, url, MODEL, vocab=VOCAB)
+        result = fleet.run(0, Workload(isl=ISL, osl=osl, concurrency=streams, requests=requests)).wait(900)
+        status = Path(f"/proc/{fleet.agents[0].pid}/status").read_text()
+        (folder / "peak_kb").write_text(status.split("VmHWM:")[1].split()[0])
     assert result.counts == {"ok": requests}, result.counts
 
 
-def read_labkit(folder: Path) -> tuple[float, float, float]:
-    from labkit.store.segments import read_segment
+def run_two_shards(url: str, folder: Path, streams: int, requests: int, osl: int) -> None:
+    """The same from two processes."""
+    run_labkit(url, folder, streams, requests, osl, shards=2)
 
-    requests = read_segment(folder / "segments" / "requests-shard0.arrows")
-    chunks = read_segment(folder / "segments" / "chunks-shard0.arrows")
+
+def read_labkit(folder: Path) -> tuple[float, float, float]:
+    from labkit.store.tables import read_table
+
+    requests, chunks = read_table(folder, "requests"), read_table(folder, "chunks")
     assert np.array_equal(np.unique(chunks["tokens"]), [1])
     sent = np.zeros(requests.num_rows, np.int64)
     sent[np.array(requests["request"])] = np.array(requests["sent_ns"])
@@ -108,7 +120,7 @@ def run_bare(url: str, _folder: Path, streams: int, requests: int, osl: int) -> 
                 ended += 1
 
 
-OWN = {"labkit": run_labkit, "bare": run_bare}
+OWN = {"labkit": run_labkit, "2 shards": run_two_shards, "bare": run_bare}
 
 
 def argv_of(name: str, program: str, url: str, folder: Path, tokenizer: Path, streams: int, requests: int, osl: int) -> list[str]:
@@ -124,7 +136,7 @@ def argv_of(name: str, program: str, url: str, folder: Path, tokenizer: Path, st
     if name == "guidellm":
         text = f"run --backend kind=openai_http,target={url},model={MODEL},request_format=/v1/completions "
         text += f"--profile kind=concurrent,streams={streams} --constraint kind=max_requests,count={requests} "
-        text += f"--data kind=synthetic_text,prompt_tokens={ISL},output_tokens={osl} --tokenizer kind=hf_auto,model={tokenizer} "
+        text += f"--data kind=synthetic_text,prompt_tokens={ISL},output_tokens={osl} --tokenizer kind=hf_auto,model={ENGLISH} "
         text += f"--output kind=json,path={folder}/result.json --disable-console"
     else:
         text = f"profile --model {MODEL} --url {url} --endpoint-type completions --streaming --concurrency {streams} "
@@ -195,15 +207,18 @@ def measure(name: str, program: str, tokenizer: Path, streams: int, requests: in
             events = len(known["written_ns"])
         said: tuple[float | None, ...] = (None, None, None)
         if osl == OSL and name != "bare":
-            said = read_labkit(folder) if name == "labkit" else read_peer(name, folder)
-        return used.ru_utime + used.ru_stime, Outcome(float(events), *said, truth=truth)
+            said = read_labkit(folder) if name in OWN else read_peer(name, folder)
+        peak = folder / "peak_kb"
+        peak_mb = int(peak.read_text()) / 1e3 if peak.exists() else 0.0
+        return used.ru_utime + used.ru_stime, Outcome(float(events), *said, truth=truth, peak_mb=peak_mb)
 
 
 def contest(name: str, program: str, tokenizer: Path, streams: int, requests: int) -> Outcome:
     """One client's row, start-up subtracted."""
-    startup_s, _ = measure(name, program, tokenizer, 1, 4, 2)
+    startup_s, idle = measure(name, program, tokenizer, 1, 4, 2)
     cpu_s, run = measure(name, program, tokenizer, streams, requests, OSL)
-    return Outcome(run.events_per_cpu_s / (cpu_s - startup_s), run.ttft_mean, run.itl_p50, run.itl_p99, run.truth)
+    rate = run.events_per_cpu_s / (cpu_s - startup_s)
+    return Outcome(rate, run.ttft_mean, run.itl_p50, run.itl_p99, run.truth, run.peak_mb - idle.peak_mb)
 
 
 # --- the peers ---
@@ -219,17 +234,25 @@ def find_peers(folder: Path, vllm: str | None, install: bool) -> dict[str, str |
         ).returncode
     )
     found: dict[str, str | None] = {"vllm": str(engine) if has_vllm else None}
-    for name in ("guidellm", "aiperf"):
+    for name in PEERS:
         program = folder / name / "bin" / name
-        if install and not program.exists() and (uv := shutil.which("uv")):
+        if (
+            install
+            and not program.exists()
+            and (uv := shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"))
+        ):
             subprocess.run([uv, "venv", "-q", "-p", sys.executable, str(folder / name)], check=False)
-            subprocess.run([uv, "pip", "install", "-q", "--python", str(folder / name / "bin/python"), name], check=False)
+            python = str(folder / name / "bin" / "python")
+            subprocess.run([uv, "pip", "install", "-q", "--python", python, PEERS[name]], check=False)
         found[name] = str(program) if program.exists() else None
     return found
 
 
 def make_tokenizer(folder: Path) -> Path:
-    """A word-level tokenizer of 4,096 words, which every peer can load from a folder."""
+    """A word-level tokenizer of 4,096 words, the mock server's, which a peer can load from a folder.
+
+    GuideLLM makes its prompts of English text, of which such a tokenizer knows nothing; it gets the bundled shapes' own.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     vocab = {f"w{number}": number for number in range(VOCAB - 2)} | {"<unk>": VOCAB - 2, "</s>": VOCAB - 1}
@@ -255,6 +278,10 @@ def judged(streams: int, rows: dict[str, Outcome], peers: list[str]) -> list[rep
     share = ours.events_per_cpu_s / bare.events_per_cpu_s
     values.append(
         report.Value(f"share of the bare loop, {tag}", round(share, 3), "", "bare epoll + recv", "≥ 0.80", share >= 0.8)
+    )
+    together = rows["2 shards"].events_per_cpu_s / ours.events_per_cpu_s
+    values.append(
+        report.Value(f"two shards on a core against one, {tag}", round(together, 3), "", "labkit", "≥ 0.90", together >= 0.9)
     )
     timed = [name for name in peers if name in rows]
     best = max(timed, key=lambda name: rows[name].events_per_cpu_s, default=None)
@@ -301,7 +328,7 @@ def main() -> None:
         OWN[name](url, Path(folder), *map(int, numbers))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streams", type=int, nargs="+", default=[250])
+    parser.add_argument("--streams", type=int, nargs="+", default=[250, 500, 2000])
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / "labkit-bench-peers")
     parser.add_argument("--vllm", help="the interpreter that has vLLM; by default that of .venv")
@@ -317,7 +344,7 @@ def main() -> None:
             outcomes: dict[str, list[Outcome]] = {}
             absent = {name: "not installed" for name, program in peers.items() if program is None}
             for _ in range(options.repeats):
-                for name, program in {"labkit": "", "bare": "", **peers}.items():
+                for name, program in {**dict.fromkeys(OWN, ""), **peers}.items():
                     if program is None or name in absent:
                         continue
                     try:
@@ -328,6 +355,10 @@ def main() -> None:
             rows = {name: median(found) for name, found in outcomes.items()}
             print_table(streams, rows, absent)
             values += judged(streams, rows, list(peers))
+        million = contest("labkit", "", tokenizer, 250, MILLION // OSL)
+        values.append(
+            report.Value("memory of a million chunks", round(million.peak_mb, 1), "MB", None, "≤ 40", million.peak_mb <= 40)
+        )
     for value in values:
         if value.target:
             verdict = {True: "holds", False: "DOES NOT HOLD", None: "not judged"}[value.holds]

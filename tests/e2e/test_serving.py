@@ -49,7 +49,7 @@ def test_disaggregated_says_what_aggregated_says_and_moves_the_kv_cache(aggregat
 
 def test_resplit_under_load_loses_no_request_and_proves_every_role(aggregated: Lab) -> None:
     epochs = []
-    with aggregated.load(Workload(isl=256, osl=16, rate=1.2, duration_s=12.0)) as load:
+    with aggregated.load(Workload(isl=256, osl=16, rate=1.2, duration_s=25.0)) as load:
         until(lambda: load.progress and load.progress.done >= 2, "the first answers", 60.0)
         for split in ("1P1D", "2A"):
             done = aggregated.resplit(split)
@@ -93,6 +93,8 @@ def test_a_long_stream_outlives_the_router_that_was_replaced(aggregated: Lab) ->
 
 def test_every_request_is_joined_to_its_worker_and_prefill(aggregated: Lab) -> None:
     aggregated.resplit("1P1D")
+    decode = next(w for w in aggregated.deployment.workers if aggregated.deployment.roles[w.name] is Role.DECODE)
+    before = read_counters(decode.url)
     measured = aggregated.measure()
     ids = set(measured.records.requests["request"].to_pylist())
 
@@ -108,6 +110,7 @@ def test_every_request_is_joined_to_its_worker_and_prefill(aggregated: Lab) -> N
     wanted = {f"{roles[Role.PREFILL]} prefill", f"{roles[Role.DECODE]} decode"}
     until(lambda: len(parts()) == len(ids) and all(p == wanted for p in parts().values()), "the spans of every request", 20.0)
     summary = measured.summary
-    assert summary["kv_transfers"] == pytest.approx(len(ids), abs=2)
+    assert (read_counters(decode.url) - before).kv_transfers == len(ids)
+    assert 0 < summary["kv_transfers"] <= len(ids) + 2, "those within the window: a slow machine ends some after it"
     assert summary["ttft_p50_s"] is not None
     assert summary["itl_p50_s"] is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -63,3 +64,9 @@ def records(
         pa.Table.from_pylist([dict(zip(SAMPLES.names, sample, strict=True)) for sample in samples], schema=SAMPLES),
         windows=tuple(windows),
     )
+
+
+def unscheduled(made: Records) -> Records:
+    """The same records as another tool leaves them: when each request was to be sent is not known."""
+    table, at = made.requests, made.requests.schema.get_field_index("scheduled_ns")
+    return replace(made, requests=table.set_column(at, REQUESTS.field(at), pa.nulls(len(table), pa.int64())))

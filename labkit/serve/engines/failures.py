@@ -46,6 +46,10 @@ _REMEDIES = (
         "the engine's environment is incomplete: run `make setup`, or point LABKIT_ENGINE_PYTHON at one that is complete",
     ),
     (
+        r"'_OpNamespace' .* has no attribute",
+        "the engine's compiled kernels did not load: run `labkit doctor`, and read the warnings at the top of the log",
+    ),
+    (
         r"not divisible|must be divisible|tensor parallel size",
         "choose a TP degree that divides the model's attention heads",
     ),

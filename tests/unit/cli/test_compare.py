@@ -21,6 +21,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     saved_run(folder, "aggregated", ("2A", "2A"), **LIGHT)
     saved_run(folder, "disaggregated", ("1P1D", "1P1D"), **LIGHT)
     saved_run(folder, "larger", ("2P2D", "2P2D"), **LIGHT)
+    saved_run(folder, "empty", ("2A",), windows=0, finish=False, **LIGHT)
     saved_run(folder, "three", ("3A", "1P2D", "2P1D"), **LIGHT)
     return folder
 
@@ -62,15 +63,16 @@ def test_sides_can_be_named(capsys: pytest.CaptureFixture[str], results: Path):
 @pytest.mark.parametrize(
     ("argv", "message", "remedy"),
     [
-        (["aggregated", "larger"], "unequal hardware", "--allow-unequal"),
         (["aggregated"], "has the sides 2A", "--sides A B"),
-        (["three"], "has the sides 3A, 1P2D, 2P1D", "--sides A B"),
-        (["both", "aggregated"], "has the sides 2A, 1P1D", "--sides A B"),
+        (["aggregated", "aggregated"], "'2A' of run aggregated was named twice", "each side once"),
         (["both", "--sides", "2A", "9A"], "'9A' was not measured", "2A, 1P1D"),
-        (["both", "three", "larger"], "3 runs were named", "two runs"),
+        (["both:9A", "three"], "'9A' was not measured", "2A, 1P1D"),
+        (["both", "three", "larger", "--sides", "2A", "3A"], "cannot choose among these", "RUN:SIDE"),
+        (["none", "both"], "there is no run 'none'", "labkit runs"),
+        (["both", "empty"], "run empty has no finished measurement", "name another run"),
     ],
 )
-def test_what_must_not_be_compared_is_refused(
+def test_what_cannot_be_compared_is_refused(
     capsys: pytest.CaptureFixture[str], results: Path, argv: list[str], message: str, remedy: str
 ):
     assert main(["compare", *argv, "--results", str(results)]) == 2
@@ -79,6 +81,62 @@ def test_what_must_not_be_compared_is_refused(
     assert remedy in error.splitlines()[1]
 
 
+def test_unequal_hardware_gives_values_and_says_why_there_is_no_ratio(capsys: pytest.CaptureFixture[str], results: Path):
+    out = said(capsys, "aggregated", "larger", results=results)
+    assert "no ratios for larger: unequal hardware: 2A held 2 cores, 2P2D 4 cores" in out
+    assert "--allow-unequal" in out
+    assert "×" not in out
+    assert "against Aggregated" not in out
+
+
 def test_unequal_hardware_is_labelled_where_it_is_allowed(capsys: pytest.CaptureFixture[str], results: Path):
     out = said(capsys, "aggregated", "larger", "--allow-unequal", results=results)
     assert "UNEQUAL HARDWARE" in out
+
+
+def test_two_runs_are_headed_by_what_differs(capsys: pytest.CaptureFixture[str], results: Path):
+    out = said(capsys, "aggregated", "disaggregated", results=results)
+    lines = out.splitlines()
+    assert lines[0].split() == ["aggregated", "disaggregated"]
+    assert lines[1].split() == ["2A", "1P1D"]
+    at = lines.index("what differs")
+    assert lines[at + 1].split() == ["topology", "2A", "1P1D"]
+    assert "same in all: accelerators 2 cores, workload.isl 512" in out
+    assert "Disaggregated (1P1D), against Aggregated (2A), " in out
+
+
+def test_many_columns_are_told_apart_and_only_equal_ones_have_ratios(capsys: pytest.CaptureFixture[str], results: Path):
+    out = said(capsys, "aggregated", "disaggregated", "three:1P2D", results=results)
+    head = out.splitlines()[0].split()
+    assert head == ["aggregated", "disaggregated", "three"]
+    row = next(line for line in out.splitlines() if line.startswith("TTFT p50"))
+    assert row.count("×") == 1, "of the equal one"
+    assert "no ratios for three: unequal hardware" in out
+    shown = json.loads(said(capsys, "aggregated", "disaggregated", "three:1P2D", "--json", results=results))
+    assert [(column["run"], column["side"]) for column in shown["columns"]] == [
+        ("aggregated", "2A"), ("disaggregated", "1P1D"), ("three", "1P2D"),
+    ]  # fmt: skip
+    assert shown["differs"]["topology"] == ["2A", "1P1D", "1P2D"]
+    ratios = [[cell["ratio"] for cell in column["cells"].values()] for column in shown["columns"]]
+    assert [any(of_column) for of_column in ratios] == [False, True, False]
+
+
+def test_imported_runs_are_compared_and_marked(capsys: pytest.CaptureFixture[str], results: Path, tmp_path: Path):
+    fixtures = Path(__file__).parents[1] / "store" / "imports" / "fixtures"
+    for name in ("one", "other"):
+        source = str(fixtures / "vllm_0.31_bench_serve.json")
+        assert main(["import", source, "--name", f"vllm-{name}", "--accelerators", "2", "--results", str(results)]) == 0
+    capsys.readouterr()
+    out = " ".join(said(capsys, "vllm-one", "vllm-other", results=results).split())
+    assert "no difference of p50 TTFT shown (34.0 and 34.0 ms" in out
+    assert "measured by vllm bench serve and imported; not recorded: the schedule (send lag)" in out
+    assert "an imported side does not say all of its work" in out
+    peer = str(fixtures / "aiperf_0.13" / "profile_export.jsonl")
+    assert main(["import", peer, "--name", "aiperf", "--accelerators", "2", "--results", str(results)]) == 0
+    assert "by vllm bench serve and aiperf, which do not define every instant alike" in " ".join(
+        said(capsys, "vllm-one", "aiperf", results=results).split()
+    )
+    mixed = said(capsys, "aggregated", "vllm-one", "disaggregated", results=results)
+    assert "no ratios for vllm-one: unequal hardware: 2A held 2 cores, vllm bench serve 2 GPUs" in mixed
+    assert "imported in vllm-one only" in mixed
+    assert "dummy weights in aggregated and disaggregated only" in mixed

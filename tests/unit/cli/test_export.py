@@ -51,13 +51,24 @@ def test_a_run_that_was_cut_off_can_be_exported(capsys: pytest.CaptureFixture[st
 def test_an_unknown_format_is_refused_before_anything_is_written(capsys: pytest.CaptureFixture[str], results: Path):
     run = saved_run(results, "mine", ("2A",), samples=False, spans=False)
     assert main(["export", "mine", "--format", "svg,doc", "--results", str(results)]) == 2
-    assert capsys.readouterr().err.startswith("labkit: unknown format 'doc'\n  → use some of png,svg,pdf,html,json")
+    assert capsys.readouterr().err.startswith("labkit: unknown format 'doc'\n  → use some of png,svg,pdf,html,json,csv,parquet")
     assert not (run.path / "figures").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_error(capsys: pytest.CaptureFixture[str], results: Path, tmp_path: Path):
     saved_run(results, "mine", ("2A",), samples=False, spans=False)
     (tmp_path / "file").touch()
-    for kind in ("svg", "json"):
+    for kind in ("svg", "json", "csv", "parquet"):
         assert main(["export", "mine", "--format", kind, "--out", str(tmp_path / "file"), "--results", str(results)]) == 2
         assert "cannot" in capsys.readouterr().err.splitlines()[0]
+
+
+def test_tables_go_where_figures_go(capsys: pytest.CaptureFixture[str], results: Path, tmp_path: Path):
+    run = saved_run(results, "mine", ("2A", "1P1D"), samples=False, spans=False)
+    paths = export(capsys, "mine", "--format", "csv,parquet", results=results)
+    names = ["tidy-requests.csv", "tidy-chunks.csv", "tidy-requests.parquet", "tidy-chunks.parquet"]
+    assert [path.name for path in paths] == names
+    assert {path.parent for path in paths} == {run.path / "figures"}
+    before = (run.path / "requests.parquet").read_bytes()
+    export(capsys, "mine", "--format", "parquet", "--out", str(run.path), results=results)
+    assert (run.path / "requests.parquet").read_bytes() == before, "the run's own tables are not touched"

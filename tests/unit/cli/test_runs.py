@@ -141,3 +141,21 @@ def test_an_old_schema_is_refused_by_name(capsys: pytest.CaptureFixture[str], re
     run.update(schema_version=0)
     assert main(["show", "old", "--results", str(results)]) == 2
     assert "schema version 0" in capsys.readouterr().err
+
+
+def test_show_says_what_prefills_do_per_window_and_per_side(capsys: pytest.CaptureFixture[str], results: Path):
+    saved_run(results, "one-side", ("2A",) * 3, rate=2.2, samples=False)
+    saved_run(results, "separated", ("1P1D",), samples=False)
+    out = said(capsys, "show", "one-side", results=results)
+    assert next(line for line in out.splitlines() if line.startswith("side")).split()[-1] == "interf."
+    assert "\nInterference in 2A: prefills on the same worker lengthen a token's gap by +" in out
+    shown = json.loads(said(capsys, "show", "one-side", "--json", results=results))["windows"]
+    values = [window["interference"]["worker"]["value"] for window in shown]
+    cells = [line.split()[-1] for line in out.splitlines() if line.startswith("2A ")]
+    assert len(cells) == len(values) == 3
+    assert any(value is not None for value in values)
+    for cell, value in zip(cells, values, strict=True):
+        assert cell == f"{value:+.0%}" if value is not None else cell.startswith("–")
+    out = said(capsys, "show", "separated", results=results)
+    assert "Interference in 1P1D: undefined: dedicated decode workers never prefill" in out
+    assert "  dedicated decode workers never prefill\n" in out, "a footnote of the table"

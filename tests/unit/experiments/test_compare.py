@@ -9,7 +9,7 @@ import pytest
 from labkit.errors import ComparisonError, UnknownMetric
 from labkit.experiments.compare import compare, compare_runs
 from labkit.measure.metrics import summarise
-from labkit.measure.records import REQUESTS, Records
+from labkit.measure.records import REQUESTS, UNRECORDED, Records
 from labkit.spec import Slo, Workload
 from labkit.store import SegmentWriter, create_run
 from labkit.store.manifest import write_json
@@ -138,6 +138,38 @@ def test_unknown_hardware_on_both_sides_is_not_equal():
 def test_another_workload_is_unequal_work():
     with pytest.raises(ComparisonError, match=r"unequal work: rate is 1\.0 in one window and 2\.0 in another"):
         compare(changed(RECORDS, 1, workload=replace(WORKLOAD, rate=2.0).to_dict()), "2A", "1P1D")
+
+
+def test_a_run_from_before_a_field_existed_did_equal_work():
+    older = {
+        name: value
+        for name, value in WORKLOAD.with_seed(0).to_dict().items()
+        if name not in ("sample", "clip_tokens", "arrivals")
+    }
+    assert compare(changed(RECORDS, 1, workload=older), "2A", "1P1D", resamples=20).notes == ()
+    with pytest.raises(ComparisonError, match="clip_tokens is None in one window and 99 in another"):
+        compare(changed(RECORDS, 1, workload={**older, "clip_tokens": 99}), "2A", "1P1D")
+
+
+def test_an_imported_side_is_held_against_what_it_recorded():
+    known = {"rate": 1.0, "concurrency": None, "arrivals": "poisson", "requests": 60}
+    work = {name: known.get(name, UNRECORDED) for name in WORKLOAD.to_dict()}
+    rows = RECORDS.requests.to_pylist()
+    for row in rows[60:120]:
+        row["isl"] = row["osl"] = None
+    rows[60]["output_tokens"] = None
+    import_like = replace(changed(RECORDS, 1, workload=work), requests=pa.Table.from_pylist(rows, schema=REQUESTS))
+    found = compare(import_like, "2A", "1P1D", resamples=20)
+    assert found.notes == ("an imported side does not say all of its work: it is held to be equal by what it does say",)
+    rows[61]["output_tokens"] = 5
+    unequal = replace(import_like, requests=pa.Table.from_pylist(rows, schema=REQUESTS))
+    with pytest.raises(ComparisonError, match="request 1 of repeat 0 has ISL 8, OSL 6 and ISL 8, OSL 5"):
+        compare(unequal, "2A", "1P1D")
+    rows[61]["outcome"] = "cut"
+    failed = replace(import_like, requests=pa.Table.from_pylist(rows, schema=REQUESTS))
+    assert compare(failed, "2A", "1P1D", resamples=20).failed == (0, 1), "what a failed request got is not what was asked of it"
+    with pytest.raises(ComparisonError, match=r"rate is 1\.0 in one window and 2\.0 in another"):
+        compare(changed(import_like, 1, workload={**work, "rate": 2.0}), "2A", "1P1D")
 
 
 def test_another_seed_within_a_pair_is_unequal_work():

@@ -32,6 +32,24 @@ def test_the_answer_is_kept_in_the_run_beside_what_was_there(finished: Path) -> 
     assert max(map(len, shown.splitlines())) <= 96, "a notebook breaks longer lines inside words"
 
 
+def test_it_says_what_prefills_do_to_the_gaps_between_tokens(tmp_path: Path) -> None:
+    run = saved_run(tmp_path, "interference", ("2A", "1P1D") * 3, rate=2.2, samples=False)
+    conclusion = conclude(run, resamples=50)
+    aggregated, separated = conclusion.comparison.interference.values()
+    own, anywhere = aggregated["worker"].value, separated["deployment"].value
+    assert own is not None
+    assert own > 10, "a prefill takes 20 steps"
+    assert anywhere is not None
+    assert abs(anywhere) < 0.1
+    words = " ".join(str(conclusion).split())
+    assert f"Interference in 2A: prefills on the same worker lengthen a token's gap by {aggregated['worker']}; " in words
+    assert "Interference in 1P1D: undefined: dedicated decode workers never prefill; prefills anywhere: " in words
+    kept = open_run(run.path).summary()
+    assert kept is not None
+    assert kept["comparison"]["interference"]["2A"]["worker"]["value"] == pytest.approx(own)
+    assert kept["comparison"]["interference"]["1P1D"]["worker"]["reason"] == "dedicated decode workers never prefill"
+
+
 def test_a_run_of_one_side_answers_nothing(tmp_path: Path) -> None:
     with pytest.raises(ComparisonError, match="measured 2A alone"):
         conclude(saved_run(tmp_path, "one-side", ("2A", "2A")))

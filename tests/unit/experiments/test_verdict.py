@@ -4,7 +4,8 @@ import pytest
 
 from labkit.experiments.compare import Comparison, Row
 from labkit.experiments.conditions import Conditions, conditions, workload_text
-from labkit.experiments.verdict import side_name, verdict
+from labkit.experiments.verdict import interference_words, side_name, verdict
+from labkit.measure.interference import Interference
 from labkit.measure.statistics import Interval
 from labkit.measure.validity import Mark
 from labkit.spec import Slo, Workload
@@ -185,3 +186,38 @@ def test_versions_are_of_what_served():
 )
 def test_workload_text(workload: Workload, text: str):
     assert workload_text(workload.to_dict()) == text
+
+
+def effect(value: float | None, low: float | None = None, high: float | None = None, reason: str = "") -> Interference:
+    return Interference(value, low, high, 0.0, 50, 900, "worker", "spans", reason)
+
+
+ANYWHERE = effect(0.01, -0.02, 0.04)
+NEVER = effect(None, reason="dedicated decode workers never prefill")
+FEW = effect(None, reason="n too small")
+
+
+@pytest.mark.parametrize(
+    ("own", "anywhere", "said"),
+    [
+        (
+            effect(3.1, 2.9, 3.3),
+            effect(0.9, 0.8, 1.0),
+            "prefills on the same worker lengthen a token's gap by +310 % [290, 330]; prefills anywhere: +90 % [80, 100]",
+        ),
+        (NEVER, ANYWHERE, "undefined: dedicated decode workers never prefill; prefills anywhere: +1 % [-2, 4]"),
+        (ANYWHERE, ANYWHERE, "no effect of prefills on the same worker shown: +1 % [-2, 4]; prefills anywhere: +1 % [-2, 4]"),
+        (
+            effect(-0.1, -0.2, -0.05),
+            FEW,
+            "prefills on the same worker come with shorter gaps between tokens: -10 % [-20, -5]; "
+            "prefills anywhere: undefined: n too small",
+        ),
+        (FEW, FEW, "undefined: n too small"),
+    ],
+)
+def test_interference_in_words(own: Interference, anywhere: Interference, said: str) -> None:
+    found = {"worker": own, "deployment": anywhere}
+    assert interference_words(found) == said
+    lines = str(verdict(comparison(interference={"2A": found, "1P1D": found}))).splitlines()
+    assert lines[1:3] == [f"Interference in 2A: {said}.", f"Interference in 1P1D: {said}."]

@@ -81,7 +81,7 @@ def blind(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def light(blind: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Labs without processes of their own."""
-    monkeypatch.setattr(lab_module, "LoadAgent", Agent)
+    monkeypatch.setattr(lab_module, "LoadFleet", Agent)
 
 
 def only_run(results: Path) -> Path:

@@ -12,6 +12,7 @@ from labkit.lab.measurement import Measurement, RunningLoad
 from labkit.load.progress import LoadResult, Progress
 from labkit.measure.digest import digest
 from labkit.spec import Slo
+from tests.support import synthetic
 from tests.support.handmade import SECOND, records, request, steady, window
 
 RESULT = LoadResult(start_ns=0, measure_ns=0, stop_ns=SECOND, end_ns=SECOND, counts={"ok": 3}, next_request=3, cpu_s=0.1)
@@ -147,6 +148,14 @@ def test_numbers_and_records_are_those_of_the_window():
     assert measurement.summary["completed"] == 1
     assert measurement.summary["slo_attainment"] == 0.0
     assert measurement.failed == 0
+
+
+def test_interference_is_that_of_its_window():
+    made, _ = synthetic.run(("2A", "1P1D"), duration_s=60)
+    run: Any = SimpleNamespace(digest=lambda: digest(made))
+    aggregated, separated = (Measurement(run, window, None, {"ok": 1}, False) for window in made.windows)
+    assert aggregated.interference["worker"].is_shown
+    assert separated.interference["worker"].value is None
 
 
 @pytest.mark.parametrize("rows", [[], [request(0, outcome="refused", http_status=None)]])

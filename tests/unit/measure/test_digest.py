@@ -10,6 +10,7 @@ import pytest
 
 from labkit.errors import SpecError
 from labkit.measure.digest import Digest, digest
+from labkit.measure.interference import interference
 from labkit.measure.metrics import of_measurement, summarise
 from labkit.measure.records import CHUNKS, REQUESTS, Records, Window
 from labkit.measure.timing import chunk_gaps, request_metrics
@@ -145,6 +146,17 @@ def test_chunks_in_order_of_time_are_read_once_and_others_twice():
     assert dict(summarise(digest(made, ordered), window())) == expected
     assert dict(summarise(digest(made, late), window())) == expected
     assert (ordered.read, late.read) == (1, 2)
+
+
+def test_what_needs_every_instant_is_left_out_where_chunks_were_not_kept():
+    made = records([steady(n) for n in range(9)], windows=[window()])
+    kept, gone = digest(made), digest(made, [made.chunks])
+    assert kept.chunks is made.chunks
+    assert chunk_gaps(kept).gap_s.tolist() == chunk_gaps(made).gap_s.tolist()
+    for found in interference([(gone, window())]).values():
+        assert (found.value, found.reason) == (None, "left out: the run has too many gaps to look at each")
+    with pytest.raises(SpecError, match="taken in and not kept"):
+        chunk_gaps(gone)
 
 
 def test_nothing_is_taken_in_as_nothing():

@@ -2,8 +2,8 @@ import pytest
 
 from labkit.errors import SpecError, UnknownMetric
 from labkit.measure.metrics import Summary, summarise
-from labkit.spec import Slo
-from tests.support.handmade import records, steady, window
+from labkit.spec import Slo, Workload
+from tests.support.handmade import records, steady, unscheduled, window
 
 
 def test_a_summary_reads_like_a_dict_and_says_why_values_are_missing():
@@ -44,3 +44,13 @@ def test_a_window_without_length_has_no_rates():
     summary = summarise(records([steady(0)]), window(stop_ns=0))
     assert summary["output_tok_s"] is None
     assert summary.reasons["output_tok_s"] == "the window has no length"
+
+
+def test_an_slo_from_the_schedule_needs_a_recorded_schedule():
+    made = unscheduled(records([steady(n) for n in range(5)]))
+    summary = summarise(made, window(), slo=Slo(ttft_s=0.2))
+    assert summary.reasons["goodput_request_s"] == "5 requests lack what the SLO needs: the schedule was not recorded"
+    assert summary.reasons["ttft_from_schedule_p50_s"] == "the schedule was not recorded"
+    assert summarise(made, window(), slo=Slo(tpot_s=0.05))["slo_attainment"] == 1
+    closed = window(workload=Workload(concurrency=2, requests=5))
+    assert summarise(made, closed, slo=Slo(ttft_s=0.2))["slo_attainment"] == 1, "a closed loop counts from the real send"

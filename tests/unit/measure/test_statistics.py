@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from labkit.measure.statistics import (
     Interval,
     Repeat,
-    _student,
     bootstrap_ratio,
     drift,
     percentile,
+    student,
     weighted_mean,
     weighted_percentile,
 )
@@ -177,8 +177,8 @@ def test_false_alarms_are_rare():
 
 
 @pytest.mark.parametrize(("freedom", "known"), [(6, 5.96), (12, 4.32), (30, 3.65)])
-def test_the_limit_is_that_of_students_t(freedom: int, known: float):
-    assert _student(3.29, freedom) == pytest.approx(known, rel=0.07)
+def test_the_limit_is_that_ofstudents_t(freedom: int, known: float):
+    assert student(3.29, freedom) == pytest.approx(known, rel=0.07)
 
 
 def test_order_is_by_time():

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from labkit.measure.metrics import chunk_gaps, itl_s, request_metrics, summarise
 from labkit.measure.records import Records
-from tests.support.handmade import MS, SECOND, records, request, steady, window
+from tests.support.handmade import MS, SECOND, records, request, steady, unscheduled, window
 
 chunk_lists = st.lists(st.tuples(st.integers(0, 300), st.sampled_from([None, 0, 1, 1, 2, 7]), st.booleans()), max_size=8).map(
     lambda steps: [(sum(gap for gap, _, _ in steps[: i + 1]) * MS, k, text) for i, (_, k, text) in enumerate(steps)]
@@ -58,6 +58,15 @@ def test_instants_keep_their_nanoseconds_after_years_of_uptime():
     assert found.ttft_s[0] == pytest.approx(1e-9, rel=1e-6)
     assert found.e2e_s[0] == pytest.approx(2e-9, rel=1e-6)
     assert found.tpot_s[0] == pytest.approx(1e-9, rel=1e-6)
+
+
+def test_without_a_recorded_schedule_nothing_counts_from_it():
+    made = records([steady(1), steady(2)])
+    found, known = request_metrics(unscheduled(made)), request_metrics(made)
+    assert np.isnan(found.send_lag_s).all()
+    assert np.isnan(found.ttft_from_schedule_s).all()
+    assert found.ttft_s.tolist() == known.ttft_s.tolist()
+    assert (found.scheduled_ns - known.scheduled_ns).tolist() == [MS, MS], "the real send stands in for the order of requests"
 
 
 def test_itl_of_an_uncounted_chunk_is_undefined():

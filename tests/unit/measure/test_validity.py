@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from labkit.measure.validity import dummy_weights, marks
+from labkit.measure.validity import dummy_weights, imported, marks
 from labkit.spec import Workload
-from tests.support.handmade import MS, SECOND, records, request, steady, window
+from tests.support.handmade import MS, SECOND, records, request, steady, unscheduled, window
 
 LONG = window(stop_ns=200 * SECOND, end_ns=201 * SECOND)
 
@@ -109,3 +109,18 @@ def test_warnings_come_first():
 )  # fmt: skip
 def test_dummy_weights_of_a_manifest(manifest, dummy):
     assert dummy_weights(manifest) is dummy
+
+
+def test_a_drift_is_seen_without_a_recorded_schedule():
+    rising = records([steady(n, first_ms=100 + 2 * n + n % 7) for n in range(120)])
+    assert "not_stationary" in [mark.kind for mark in marks(unscheduled(rising), LONG)]
+
+
+def test_an_imported_run_says_what_it_lacks():
+    source = {"tool": "aiperf", "version": "0.13.0", "not_recorded": ["telemetry", "[DONE]"]}
+    mark = imported({"kind": "import", "source": source})
+    assert mark is not None
+    assert (mark.kind, mark.severity) == ("imported", "note")
+    assert mark.text == "measured by aiperf 0.13.0 and imported; not recorded: telemetry, [DONE]"
+    assert imported({"kind": "compare"}) is None
+    assert imported({"kind": "compare", "source": source}) is None

@@ -56,6 +56,14 @@ COLOURS = (
     "\x1b[0;36m(EngineCore pid=4)\x1b[0;0m \x1b[31mERROR\x1b[0m 11-23 18:11:30 [core.py:1] "
     "ModuleNotFoundError: No module named 'nixl'\n"
 )
+KERNELS = """\
+(APIServer pid=36) WARNING 11-25 18:11:08 [cpu.py:625] Failed to import from vllm._C: ImportError('libnuma.so.1: cannot open \
+shared object file: No such file or directory')
+(EngineCore pid=67) ERROR 11-25 18:11:33 [core.py:1433]     raise AttributeError(
+(EngineCore pid=67) ERROR 11-25 18:11:33 [core.py:1433] AttributeError: '_OpNamespace' '_C' object has no attribute \
+'init_cpu_memory_env'
+RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
+"""
 AT_THE_END = """\
 ValueError: the cause
 Exception ignored in: <function Socket.__del__ at 0x7f>
@@ -79,6 +87,7 @@ above for the root cause.
         (AT_THE_END, 1, "ValueError: the cause", "read the whole log"),
         ("RuntimeError: CUDA error: no kernel image is available for execution\n", 1, "RuntimeError: CUDA", "labkit doctor"),
         ("OSError: [Errno 28] No space left on device: '/dev/shm/x'\n", 1, "OSError", "is full"),
+        (KERNELS, 1, "has no attribute 'init_cpu_memory_env'", "labkit doctor"),
         ("(Worker_TP0 pid=8) AssertionError: 14 is not divisible by 4\n", 1, "AssertionError: 14", "TP degree"),
         ("", -signal.SIGKILL, "it was killed by SIGKILL", "out-of-memory killer"),
         ("INFO all well\n", -signal.SIGILL, "it was killed by SIGILL", "float32"),

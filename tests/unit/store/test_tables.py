@@ -13,6 +13,7 @@ from labkit.errors import StoreError
 from labkit.measure.metrics import summarise
 from labkit.measure.records import CHUNKS, TABLES
 from labkit.store import SegmentWriter, open_run, tables
+from labkit.store import run as run_module
 from labkit.store.tables import TableParts, count_rows, finalise_table, read_table
 from tests.support.saved_runs import saved_run
 
@@ -74,7 +75,12 @@ def test_a_digest_says_what_the_records_say(tmp_path: Path, finish: bool, monkey
     assert (outline.chunks.num_rows, outline.samples.num_rows) == (0, records.samples.num_rows)
     assert outline.chunks.schema == CHUNKS
     assert run.count_rows() == {name: getattr(records, name).num_rows for name in TABLES}
-    assert dict(summarise(run.digest(outline), run.windows[0])) == dict(summarise(taken, run.windows[0]))
+    assert taken.chunks is not None
+    assert taken.chunks.num_rows == records.chunks.num_rows
+    monkeypatch.setattr(run_module, "_KEPT_CHUNKS", 100)
+    streamed = run.digest(outline)
+    assert streamed.chunks is None
+    assert dict(summarise(streamed, run.windows[0])) == dict(summarise(taken, run.windows[0]))
 
 
 def test_a_damaged_file_is_named(tmp_path: Path):

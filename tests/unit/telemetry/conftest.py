@@ -20,7 +20,8 @@ def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         pytest.skip("needs a C compiler to build the fake NVML")
     library = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
-    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", f"-Wl,-soname,{library.name}"]
+    # No soname: with it, whatever loads NVML by name in this process later would get the fake.
+    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
     subprocess.run([compiler, *flags, "-o", str(library), str(SOURCE)], check=True)
     return library
 

@@ -104,7 +104,7 @@ class Architecture:
 def parameter_count(config: Mapping[str, Any] | Architecture) -> int:
     """Every parameter of the model, embeddings and head included (once if tied)."""
     a = _architecture(config)
-    return a.layers * sum(_layer(a, a.experts)) + _ends(a)
+    return int(a.layers * sum(_layer(a, a.experts))) + (1 if a.tied else 2) * head_parameter_count(a) + a.hidden
 
 
 def active_parameter_count(config: Mapping[str, Any] | Architecture) -> int:
@@ -113,7 +113,13 @@ def active_parameter_count(config: Mapping[str, Any] | Architecture) -> int:
     Twice this many FLOPs a token, attention scores apart (Kaplan et al. 2020, §2.1).
     """
     a = _architecture(config)
-    return a.layers * sum(_layer(a, a.experts_per_token)) + a.vocab * a.hidden + a.hidden
+    return int(a.layers * sum(_layer(a, a.experts_per_token))) + head_parameter_count(a) + a.hidden
+
+
+def head_parameter_count(config: Mapping[str, Any] | Architecture) -> int:
+    """Parameters of the head, V·h; those of the embedding table are as many, and the same where they are tied."""
+    a = _architecture(config)
+    return a.vocab * a.hidden
 
 
 def weight_bytes(config: Mapping[str, Any] | Architecture, dtype_bytes: int = 2) -> int:
@@ -124,15 +130,26 @@ def weight_bytes(config: Mapping[str, Any] | Architecture, dtype_bytes: int = 2)
         dtype_bytes: of parameters that are not quantised: 2 for bfloat16, 4 for float32.
     """
     a = _architecture(config)
-    linear, experts, other = _layer(a, a.experts)
+    ends = (1 if a.tied else 2) * head_parameter_count(a) + a.hidden
+    return a.layers * round(layer_bytes(a, a.experts, dtype_bytes)) + dtype_bytes * ends
+
+
+def layer_bytes(a: Architecture, experts: float, dtype_bytes: int = 2) -> float:
+    """Bytes of the weights of one layer with as many of its experts; ``experts`` is of no account in a dense model.
+
+    Args:
+        a: the model.
+        experts: how many, which may be an expectation.
+        dtype_bytes: of parameters that are not quantised.
+    """
+    linear, routed, other = _layer(a, experts)
     match a.quantisation:
         case "fp8":
-            per_layer = linear + experts + _FP8_SCALE_BYTES * _output_channels(a) + dtype_bytes * other
+            return linear + routed + _FP8_SCALE_BYTES * _output_channels(a, experts) + dtype_bytes * other
         case "mxfp4":
-            per_layer = round(_MXFP4_BYTES * experts) + dtype_bytes * (linear + other)
+            return _MXFP4_BYTES * routed + dtype_bytes * (linear + other)
         case "none":
-            per_layer = dtype_bytes * (linear + experts + other)
-    return a.layers * per_layer + dtype_bytes * _ends(a)
+            return dtype_bytes * (linear + routed + other)
 
 
 def kv_bytes_per_token(config: Mapping[str, Any] | Architecture, dtype_bytes: int = 2) -> int:
@@ -159,11 +176,11 @@ def _architecture(config: Mapping[str, Any] | Architecture) -> Architecture:
     return config if isinstance(config, Architecture) else Architecture.of(config)
 
 
-def _layer(a: Architecture, experts: int) -> tuple[int, int, int]:
+def _layer(a: Architecture, experts: float) -> tuple[float, float, float]:
     """Parameters of one layer: weights of attention and a dense MLP, weights of ``experts``, everything else."""
     q, kv, mlp = a.heads * a.head_dim, a.kv_heads * a.head_dim, 3 * a.hidden * a.intermediate
     attention = 2 * a.hidden * q + 2 * a.hidden * kv
-    other = 2 * a.hidden
+    other: float = 2 * a.hidden
     if a.attention_bias:
         other += q + 2 * kv + (0 if a.model_type == "qwen2" else a.hidden)
     if a.model_type in ("qwen3", "qwen3_moe"):
@@ -176,13 +193,9 @@ def _layer(a: Architecture, experts: int) -> tuple[int, int, int]:
     return attention, experts * mlp, other
 
 
-def _output_channels(a: Architecture) -> int:
+def _output_channels(a: Architecture, experts: float) -> float:
     mlp = 2 * a.intermediate + a.hidden
-    return (a.heads + 2 * a.kv_heads) * a.head_dim + a.hidden + mlp * max(a.experts, 1)
-
-
-def _ends(a: Architecture) -> int:
-    return (1 if a.tied else 2) * a.vocab * a.hidden + a.hidden
+    return (a.heads + 2 * a.kv_heads) * a.head_dim + a.hidden + mlp * (experts if a.is_moe else 1)
 
 
 def _quantisation(config: Mapping[str, Any]) -> Quantisation:

@@ -8,8 +8,8 @@ import pytest
 
 from labkit.errors import SpecError
 from labkit.serve.models import shape_config
-from labkit.serve.shapes import Architecture, active_parameter_count, kv_bytes_per_token, parameter_count, weight_bytes
 from labkit.spec import SHAPES
+from labkit.spec.architecture import Architecture, active_parameter_count, kv_bytes_per_token, parameter_count, weight_bytes
 
 
 def tensors(config: dict) -> dict[str, tuple[int, ...]]:

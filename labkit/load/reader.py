@@ -1,0 +1,209 @@
+"""Reads plain connections, every one of a client, with the instant at which the kernel received each read.
+
+``SO_TIMESTAMPNS`` has the kernel stamp a segment when it comes in. So a chunk's instant does not depend on when this process
+gets to read it: not on the other streams, not on parsing, not on a busy core. And since nothing is lost by reading a little
+later, a busy reader pauses for a millisecond between two rounds and takes what has come in one go; a wake-up for each token
+would cost more than the token. Only chunks of one stream that come within such a pause share one instant, so a reader pauses
+only while it reads more than ``_BUSY_HZ`` chunks a second. Where the kernel does not stamp, the instant is that of the read,
+and there are no pauses.
+
+The stamps are of the wall clock and are moved to the monotonic one by the difference of the two at the time of reading. That
+difference changes only when somebody sets the clock; what is read just then gets the instant of its reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import struct
+from collections.abc import Callable
+from time import perf_counter_ns, time_ns
+from typing import Final, Protocol
+
+_SO_TIMESTAMPNS: Final = 35  # linux, asm-generic/socket.h; not in Python's socket module
+_TIMESPEC: Final = struct.Struct("@ll")
+_SPACE: Final = socket.CMSG_SPACE(_TIMESPEC.size)
+_READ: Final = 16 * 1024
+_MOST_READY: Final = 1024
+_PAUSE_S: Final = 0.001
+_BUSY_HZ: Final = 2000
+_JUDGE_NS: Final = 20_000_000  # over so long the rate is counted
+_STEP_NS: Final = 1_000_000  # the wall clock was set, not disciplined
+
+
+class Receiver(Protocol):
+    """What a connection delivers to: ``take`` gets each read with its instant and says whether to call ``taken``."""
+
+    take: Callable[[bytes, int], bool]
+
+    def taken(self) -> None:
+        """There is something to do about what was read."""
+
+    def lost(self, error: OSError | None, t_ns: int) -> None:
+        """The connection has ended, or broke; called once."""
+
+
+class Connection:
+    """A plain connection. What ``write`` cannot hand over at once follows by itself."""
+
+    __slots__ = ("_reader", "_rest", "receiver", "recvmsg", "sock")
+
+    def __init__(self, reader: Reader, sock: socket.socket, receiver: Receiver) -> None:
+        self.sock, self.receiver, self.recvmsg = sock, receiver, sock.recvmsg
+        self._reader = reader
+        self._rest: asyncio.Task[None] | None = None
+
+    def write(self, data: bytes) -> None:
+        """Send; an error ends the connection."""
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._reader.end(self, error)
+            return
+        if sent < len(data):
+            self._rest = asyncio.ensure_future(self._send_rest(data[sent:]))
+
+    def abort(self) -> None:
+        """Close at once; the receiver is not told."""
+        if self._rest is not None:
+            self._rest.cancel()
+        self._reader.forget(self)
+
+    async def _send_rest(self, data: bytes) -> None:
+        try:
+            await asyncio.get_running_loop().sock_sendall(self.sock, data)
+        except OSError as error:
+            self._reader.end(self, error)
+
+
+class Reader:
+    """Every plain connection of a client, read in one place. Make it inside a running event loop.
+
+    Args:
+        stamped: ask the kernel for instants; otherwise they are those of the reads.
+    """
+
+    def __init__(self, *, stamped: bool = True) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stamped = stamped
+        self._epoll = select.epoll()
+        self._open: dict[int, Connection] = {}
+        self._offset_ns: int | None = None
+        self._offset_width_ns = 0
+        self._since_ns, self._reads = perf_counter_ns(), 0
+        self._pause: asyncio.TimerHandle | None = None
+        self._loop.add_reader(self._epoll.fileno(), self._ready)
+
+    async def connect(self, address: str, port: int, receiver: Receiver) -> Connection:
+        """Open a connection; raises OSError where that fails."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._stamped:
+                sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            # The first call begins; where the other end is near, the second finds it done.
+            if sock.connect_ex((address, port)) and sock.connect_ex((address, port)):
+                await self._loop.sock_connect(sock, (address, port))
+        except BaseException:
+            sock.close()
+            raise
+        connection = Connection(self, sock, receiver)
+        self._open[sock.fileno()] = connection
+        self._epoll.register(sock.fileno(), select.EPOLLIN)
+        return connection
+
+    def end(self, connection: Connection, error: OSError | None) -> None:
+        """Close a connection that ended by itself, and tell its receiver."""
+        if self.forget(connection):
+            connection.receiver.lost(error, perf_counter_ns())
+
+    def forget(self, connection: Connection) -> bool:
+        """Close a connection; whether it was open."""
+        number = connection.sock.fileno()
+        if self._open.get(number) is not connection:
+            return False
+        del self._open[number]
+        self._epoll.unregister(number)
+        connection.sock.close()
+        return True
+
+    def close(self) -> None:
+        """Close everything."""
+        for connection in list(self._open.values()):
+            connection.abort()
+        if self._pause is not None:
+            self._pause.cancel()
+        elif not self._epoll.closed:
+            self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def _ready(self) -> None:
+        self._read_all()
+        if self._stamped and self._is_busy():
+            self._loop.remove_reader(self._epoll.fileno())
+            self._pause = self._loop.call_later(_PAUSE_S, self._paused)
+
+    def _paused(self) -> None:
+        self._read_all()
+        if self._is_busy():
+            self._pause = self._loop.call_later(_PAUSE_S, self._paused)
+        else:
+            self._pause = None
+            self._loop.add_reader(self._epoll.fileno(), self._ready)
+
+    def _is_busy(self) -> bool:
+        """Whether so much is read that pauses pay; decided anew every 20 ms."""
+        now_ns = perf_counter_ns()
+        passed_ns = now_ns - self._since_ns
+        if passed_ns < _JUDGE_NS:
+            return self._pause is not None
+        busy = self._reads * 1_000_000_000 >= _BUSY_HZ * passed_ns
+        self._since_ns, self._reads = now_ns, 0
+        return busy
+
+    def _read_all(self) -> None:
+        """One read of every connection that has something."""
+        offset_ns = self._to_monotonic()
+        ready = self._epoll.poll(0, _MOST_READY)
+        self._reads += len(ready)
+        connections, unpack = self._open, _TIMESPEC.unpack
+        for number, _ in ready:
+            connection = connections.get(number)
+            if connection is None:  # closed by what another one received
+                continue
+            try:
+                data, ancillary, _, _ = connection.recvmsg(_READ, _SPACE)
+            except (BlockingIOError, InterruptedError):
+                continue
+            except OSError as error:
+                self.end(connection, error)
+                continue
+            if not data:
+                self.end(connection, None)
+                continue
+            if ancillary and offset_ns is not None:
+                seconds, nanoseconds = unpack(ancillary[0][2])
+                t_ns = seconds * 1_000_000_000 + nanoseconds + offset_ns
+            else:
+                t_ns = perf_counter_ns()
+            receiver = connection.receiver
+            if receiver.take(data, t_ns):
+                receiver.taken()
+
+    def _to_monotonic(self) -> int | None:
+        """What to add to a wall-clock instant; ``None`` where the clock was set since the last look.
+
+        Of all looks since then the one that took least is the most exact.
+        """
+        before = perf_counter_ns()
+        wall = time_ns()
+        width = perf_counter_ns() - before
+        offset, last = before + width // 2 - wall, self._offset_ns
+        moved = 0 if last is None else abs(offset - last)
+        if last is None or width <= self._offset_width_ns or moved > width + self._offset_width_ns:
+            self._offset_ns, self._offset_width_ns = offset, width
+        return self._offset_ns if moved < _STEP_NS + width else None
