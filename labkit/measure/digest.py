@@ -15,12 +15,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from labkit.errors import SpecError
 from labkit.measure.answers import Answers, NewGaps
 from labkit.measure.chunks import RequestRows, TokenChunks, sort_out
 from labkit.measure.columns import UNKNOWN, Bools, equals, ints
 from labkit.measure.gaps import Gaps
-from labkit.measure.records import Records, Window
+from labkit.measure.records import CHUNKS, Records, Window
 
 #: Rows of a table in memory that are looked at together: few enough for the caches of a core.
 _PART_ROWS = 1 << 17
@@ -34,7 +33,8 @@ class Digest:
         answers: what the chunks say, per row of ``requests``.
         gaps: per measurement, those of the requests that were measured and ended as asked; owners are rows of ``requests``.
         windows: with whose bounds the tokens inside were counted.
-        chunks: the table itself where it was at hand, for what needs the instants of all chunks; ``None`` where it is too large.
+        parts: the chunks, to be read again.
+        chunks: all of them as a table, for what needs their instants; ``None`` where it is too large.
     """
 
     requests: pa.Table
@@ -44,27 +44,27 @@ class Digest:
     spans: pa.Table
     events: pa.Table
     windows: tuple[Window, ...]
-    chunks: pa.Table | None = None
+    parts: Iterable[pa.Table]
+    chunks: pa.Table | None
 
     def of(self, window: Window) -> Digest:
         """The requests of one measurement with all that belongs to them; samples, spans and events as they are.
 
-        Raises:
-            SpecError: tokens were counted within other bounds than those of the window.
+        A window that tokens were not counted in yet, perhaps one with other bounds, takes another pass over the parts.
         """
         number = window.measurement
-        if (number, window.measure_ns, window.stop_ns) not in {(w.measurement, w.measure_ns, w.stop_ns) for w in self.windows}:
-            raise SpecError(
-                f"no tokens were counted between the bounds of window {number} ({window.measure_ns} to {window.stop_ns} ns)",
-                remedy="take the records in again with this window: digest(records, windows=(window,))",
-            )
         mine = ints(self.requests, "measurement") == number
-        if mine.all() and self.windows == (window,):
+        if self.windows == (window,) and mine.all():
             return self
+        requests = self.requests.filter(pa.array(mine))
+        if window not in self.windows:
+            chunks = CHUNKS.empty_table() if self.chunks is None else self.chunks
+            outline = Records(requests, chunks, self.samples, self.spans, self.events, (window,))
+            return digest(outline, self.parts if self.chunks is None else None)
         row_of = np.cumsum(mine) - 1
         return replace(
             self,
-            requests=self.requests.filter(pa.array(mine)),
+            requests=requests,
             answers=self.answers.select(mine),
             gaps={number: self.gaps[number].renumbered(row_of)} if number in self.gaps else {},
             windows=(window,),
@@ -101,6 +101,7 @@ def digest(records: Records, parts: Iterable[pa.Table] | None = None, *, windows
         spans=records.spans,
         events=records.events,
         windows=windows,
+        parts=parts,
         chunks=kept,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from labkit.errors import SpecError
 from labkit.measure.digest import Digest, digest
 from labkit.measure.interference import interference
 from labkit.measure.metrics import of_measurement, summarise
-from labkit.measure.records import CHUNKS, REQUESTS, Records, Window
+from labkit.measure.records import CHUNKS, REQUESTS, Records
 from labkit.measure.timing import chunk_gaps, request_metrics
 from labkit.measure.validity import marks
 from labkit.spec import Slo
@@ -166,8 +167,16 @@ def test_nothing_is_taken_in_as_nothing():
     assert dict(summarise(taken, window())) == dict(summarise(made, window()))
 
 
-def test_other_bounds_than_those_counted_in_are_refused():
-    taken = digest(records([steady(0)], windows=[window()]))
-    other: Window = window(stop_ns=5 * SECOND)
-    with pytest.raises(SpecError, match="no tokens were counted between the bounds of window 0"):
-        summarise(taken, other)
+def test_other_bounds_than_those_counted_in_take_another_pass():
+    made = messy(7)
+    parts_read = Once(parts(made.chunks, 7))
+    taken = digest(made, parts_read)
+    read = parts_read.read
+    other = replace(made.windows[0], measure_ns=3 * SECOND, stop_ns=4 * SECOND)
+    expected = dict(summarise(made, other, slo=SLO))
+    assert expected != dict(summarise(made, made.windows[0], slo=SLO))
+    assert dict(summarise(taken, other, slo=SLO)) == expected
+    assert parts_read.read > read
+    kept = digest(made)
+    assert dict(summarise(kept, other, slo=SLO)) == expected
+    assert kept.of(other).chunks is kept.chunks
