@@ -36,6 +36,8 @@ class Wire:
         used: responses that it has carried or begun to.
     """
 
+    __slots__ = ("_loop", "_lost_ns", "_ripe", "_waits", "closed", "ended", "reset", "stream", "take", "transport", "used")
+
     take: Callable[[bytes, int], bool]
     transport: Transport
     stream: Stream
