@@ -63,7 +63,9 @@ def add_parser(subparsers: Any) -> None:
     add("--prefix-tokens", type=int, default=0, metavar="N", help="length of a shared prefix, part of the input tokens")
     add("--requests", type=int, metavar="N", help="send so many")
     add("--duration", type=float, metavar="S", help="send for so many seconds")
-    add("--warmup", type=float, default=0.0, metavar="S", help="seconds of the same load before, not counted (default: 0)")
+    add(
+        "--warmup", default="0", metavar="S", help="seconds of the same load before, not counted (default: 0); auto finds its end"
+    )
     add("--seed", type=int, default=0, metavar="S", help="same seed, same requests (default: 0)")
     add(
         "--shards", type=int, default=1, metavar="N", help="processes that send the load, some thousand streams each (default: 1)"
@@ -140,11 +142,21 @@ def _workload(args: argparse.Namespace) -> Workload:
         prefix_tokens=args.prefix_tokens,
         duration_s=args.duration,
         requests=args.requests,
-        warmup_s=args.warmup,
+        warmup_s=_warmup_s(args.warmup),
+        warmup="auto" if args.warmup == "auto" else "given",
         seed=args.seed,
         api=args.api,
         timeout_s=args.timeout,
     )
+
+
+def _warmup_s(text: str) -> float:
+    from labkit.errors import SpecError
+
+    try:
+        return 0.0 if text == "auto" else float(text)
+    except ValueError:
+        raise SpecError(f"--warmup {text} is not a number of seconds", remedy="give seconds, or auto") from None
 
 
 def _target(args: argparse.Namespace) -> Target:
@@ -217,6 +229,7 @@ def _watch(fleet: LoadFleet, workload: Workload, notes: Any) -> tuple[LoadResult
 
 def _read(folder: Path, workload: Workload, result: LoadResult) -> tuple[Records, Window]:
     from labkit.measure.records import Records, Window
+    from labkit.measure.warmup import cut_warmup
     from labkit.store.tables import read_table
 
     window = Window(
@@ -234,7 +247,8 @@ def _read(folder: Path, workload: Workload, result: LoadResult) -> tuple[Records
         workload=workload.to_dict(),
     )
     tables = {table: read_table(folder, table) for table in ("requests", "chunks")}
-    return Records(**tables, windows=(window,)), window
+    records = Records(**tables, windows=(window,))
+    return records, cut_warmup(records, window) if workload.warmup == "auto" else window
 
 
 def _report(records: Records, window: Window, result: LoadResult, data: dict[str, Any]) -> None:
@@ -244,10 +258,13 @@ def _report(records: Records, window: Window, result: LoadResult, data: dict[str
     from rich.markup import escape
     from rich.table import Table
 
+    from labkit.measure.metrics import of_measurement
     from labkit.measure.statistics import percentile
     from labkit.measure.timing import chunk_gaps, itl_s, request_metrics
+    from labkit.measure.validity import marks
 
-    requests, gaps = request_metrics(records), chunk_gaps(records)
+    mine = of_measurement(records, window)
+    requests, gaps = request_metrics(mine), chunk_gaps(mine)
     counted, counted_gaps = requests.measured & requests.ok, gaps.select(gaps.measured & gaps.ok)
     console = Console(highlight=False)
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(result.counts.items(), key=lambda item: -item[1]))
@@ -255,6 +272,8 @@ def _report(records: Records, window: Window, result: LoadResult, data: dict[str
     lengths = " → ".join("as in the trace" if (text := str(window.workload[key])) == "trace" else text for key in ("isl", "osl"))
     console.print(f"[bold]{escape(data['model_id'])}[/]  {escape(lengths)} tokens")
     console.print(f"{measured} requests measured in {window.length_s:.1f} s; all: {outcomes or 'none'}")
+    if window.cut:
+        console.print(escape(window.cut))
     rates = (
         ("request_throughput", "requests/s"),
         ("output_throughput", "output tokens/s"),
@@ -283,6 +302,9 @@ def _report(records: Records, window: Window, result: LoadResult, data: dict[str
     failures = records.requests.filter(~requests.ok)["reason"].drop_null().to_pylist() if measured else []
     for reason in list(dict.fromkeys(failures))[:3]:
         console.print(f"[red]failed[/]: {escape(reason)}", soft_wrap=True)
+    for mark in marks(records, window):
+        if mark.severity == "warning" and mark.kind != "failures":
+            console.print(f"[yellow]![/] {escape(mark.text)}", soft_wrap=True)
 
 
 def _exported(args: argparse.Namespace, records: Records, window: Window) -> dict[str, Any]:

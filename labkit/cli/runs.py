@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from labkit.cli.table import (
-    MISSING,
     Footnotes,
     add_results,
     console,
@@ -24,8 +23,8 @@ from labkit.cli.table import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from labkit.measure.interference import Interference
     from labkit.measure.metrics import Summary
+    from labkit.measure.records import Window
     from labkit.store.run import Run
 
 _STYLES = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "unreadable": "red"}
@@ -192,25 +191,26 @@ def _print_windows(out: Console, rows: list[dict[str, Any]], said: Sequence[str]
     notes = Footnotes()
     units = list(dict.fromkeys(row["window"].accelerator for row in rows))
     per = f"/{units[0]}" if len(units) == 1 else "/unit"
-    heads = ("side", "#", "n", "failed", "TTFT ms", "TPOT ms", "ITL ms", "tok/s", per, "good/s", "stalled", "interf.")
+    heads = ("side", "#", "window s", "n", "failed", "TTFT ms", "TPOT ms", "ITL ms", "tok/s", per, "good/s", "stalled")
     table = grid(*heads, left=("side",))
     for row in rows:
         window, summary = row["window"], row["summary"]
         table.add_row(
             escape(window.side) + ("*" if row["partial"] else ""),
-            str(window.repeat + 1),
+            f"{window.repeat + 1}{'!' if any(mark.severity == 'warning' for mark in row['marks']) else ''}",
+            _bounds(window),
             *(f"{summary[key] or 0:,.0f}" for key in ("requests", "failed")),
             *(_pair(summary, key, notes) for key in _LATENCIES),
             *(_cell(summary, key, notes) for key in ("output_tok_s", "output_tok_s_per_gpu", "goodput_request_s")),
             _percent(summary, notes),
-            _interference(row["interference"]["worker"], notes),
         )
     out.print(table)
-    for explained in (
-        "latencies: p50/p99; good/s: requests per second that meet the SLO; stalled: requests with a gap > 100 ms",
-        "interf.: how much longer a gap between tokens is while its worker prefills another request",
-    ):
-        out.print(f"[dim]{explained}[/]")
+    explained = (
+        "window: of the load, from warm-up to the last send; latencies: p50/p99; good/s: requests per second that meet the SLO; "
+    )
+    out.print(f"[dim]{explained}stalled: requests with a gap > 100 ms; !: marked below[/]")
+    for text, sides in _cuts(rows).items():
+        out.print(f"[dim]{escape(', '.join(sides))}: {escape(text)}[/]")
     for line in notes.lines():
         out.print(f"[dim]{escape(line)}[/]")
     for text, sides in _marks(rows).items():
@@ -218,14 +218,31 @@ def _print_windows(out: Console, rows: list[dict[str, Any]], said: Sequence[str]
             out.print(f"! {', '.join(sides)}: {text}", markup=False)
 
 
+def _bounds(window: Window) -> str:
+    begin, end = ((t - window.start_ns) / 1e9 for t in (window.measure_ns, window.stop_ns))
+    return f"{begin:.1f}–{end:.1f}"
+
+
+def _cuts(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """How the beginnings of the windows were found, and why one ended early."""
+    texts = [
+        (row["window"], [row["window"].cut, row["window"].stopped and f"stopped early: {row['window'].stopped}"]) for row in rows
+    ]
+    return _once([(window, text) for window, said in texts for text in said if text], len(rows))
+
+
 def _marks(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Text → windows."""
+    kept = [(row["window"], mark) for row in rows for mark in row["marks"]]
+    return _once([(window, mark.text) for window, mark in kept if mark.kind != "few_requests"], len(rows))  # footnotes say that
+
+
+def _once(said: Sequence[tuple[Window, str]], count: int) -> dict[str, list[str]]:
     """What is said of several windows is said once."""
     found: dict[str, list[str]] = {}
-    for row in rows:
-        for mark in row["marks"]:
-            if mark.kind != "few_requests":  # the footnotes say so of each figure
-                found.setdefault(mark.text, []).append(f"{row['window'].side} #{row['window'].repeat + 1}")
-    return {text: ["all"] if len(sides) == len(rows) > 1 else sides for text, sides in found.items()}
+    for window, text in said:
+        found.setdefault(text, []).append(f"{window.side} #{window.repeat + 1}")
+    return {text: ["all"] if len(sides) == count > 1 else sides for text, sides in found.items()}
 
 
 def _pair(summary: Summary, key: str, notes: Footnotes) -> str:
@@ -243,10 +260,6 @@ def _cell(summary: Summary, key: str, notes: Footnotes, scale: float = 1.0) -> s
 def _percent(summary: Summary, notes: Footnotes) -> str:
     value = summary["stalled_fraction"]
     return f"{value:.0%}" if value is not None else _cell(summary, "stalled_fraction", notes)
-
-
-def _interference(found: Interference, notes: Footnotes) -> str:
-    return f"{found.value:+.0%}" if found.value is not None else notes.mark(MISSING, found.reason)
 
 
 def _print_files(out: Console, run: Run) -> None:

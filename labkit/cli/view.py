@@ -17,7 +17,7 @@ from labkit.measure.digest import Digest
 from labkit.measure.interference import interference
 from labkit.measure.metrics import Summary, summarise
 from labkit.measure.records import Records, Window
-from labkit.measure.validity import Mark, dummy_weights, imported, marks
+from labkit.measure.validity import Mark, marks_of
 from labkit.spec import Slo, Topology
 
 if TYPE_CHECKING:
@@ -82,13 +82,12 @@ def interference_of(records: Digest) -> list[str]:
 
 def windows_of(run: Run, records: Digest, partial: frozenset[int]) -> list[dict[str, Any]]:
     """Per measurement: window, summary, interference, marks and outcomes."""
-    slo, dummy = slo_of(run), dummy_weights(run.manifest)
-    foreign = imported(run.manifest)
+    slo = slo_of(run)
     open_end = Mark("failures", UNDER_WAY if run.status == "running" else CUT_OFF)
     rows = []
     for window in records.windows:
         summary = summarise(records, window, slo=slo)
-        found = marks(records, window, summary, dummy_weights=dummy)
+        found = marks_of(records, window, run.manifest, summary)
         mine = records.requests["outcome"].filter(pc.equal(records.requests["measurement"], window.measurement))
         outcomes = {item["values"]: item["counts"] for item in pc.value_counts(mine).to_pylist()}
         rows.append(
@@ -96,7 +95,7 @@ def windows_of(run: Run, records: Digest, partial: frozenset[int]) -> list[dict[
                 "window": window,
                 "summary": summary,
                 "interference": interference([(records, window)]),
-                "marks": [*([open_end] if window.measurement in partial else []), *found, *([foreign] if foreign else [])],
+                "marks": [*([open_end] if window.measurement in partial else []), *found],
                 "partial": window.measurement in partial,
                 "outcomes": dict(Counter(outcomes).most_common()),
             }

@@ -6,11 +6,13 @@ from labkit.experiments.interleave import interleave
 from labkit.experiments.side_by_side import SideBySide, side_by_side
 from labkit.experiments.side_by_side_text import conditions_text, side_by_side_text
 from labkit.experiments.table import table
+from labkit.experiments.until import Narrow
 from labkit.experiments.verdict import Verdict, verdict
 
 __all__ = [
     "Comparison",
     "Conclusion",
+    "Narrow",
     "SideBySide",
     "Verdict",
     "compare",

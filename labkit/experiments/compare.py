@@ -6,7 +6,7 @@ Pure analysis of windows that were measured; nothing is launched here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,16 @@ from labkit.experiments.differences import complete_workload
 from labkit.experiments.quantities import QUANTITIES, Measured, Quantity, measure
 from labkit.measure.columns import UNKNOWN, Ints, equals, ints
 from labkit.measure.digest import Digest, digest
-from labkit.measure.groups import resampled_ratio
+from labkit.measure.groups import grouped_bootstrap
 from labkit.measure.interference import Interference, Scope, interference
 from labkit.measure.records import UNRECORDED, Records, Window
-from labkit.measure.statistics import Interval
-from labkit.measure.validity import Mark, dummy_weights, imported, marks
+from labkit.measure.statistics import Bootstrapped, Interval, Repeat
+from labkit.measure.validity import Mark, grouped, marks_of
+from labkit.measure.warmup import aligned
 from labkit.spec.slo import Slo
 from labkit.store.run import Run
 
-__all__ = ["Comparison", "Row", "compare", "compare_runs"]
+__all__ = ["Comparison", "Row", "compare", "compare_runs", "ratio_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Row:
         a_repeats, b_repeats: the same of each repeat.
         ratio: B / A with its interval; ``None`` with a reason.
         reason: why a value or the ratio is missing.
+        a_interval, b_interval: of each side's own value; ``None`` where it has none.
     """
 
     key: str
@@ -52,6 +54,8 @@ class Row:
     b_repeats: tuple[float | None, ...]
     ratio: Interval | None
     reason: str = ""
+    a_interval: Interval | None = None
+    b_interval: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +126,7 @@ def compare(
     Raises:
         ComparisonError: a side that was not measured, unequal hardware, unequal work.
     """
-    taken = records if isinstance(records, Digest) else digest(records)
-    sides = tuple([(taken, window) for window in windows_of_side(taken, side)] for side in (side_a, side_b))
+    sides = _sides(records, side_a, side_b)
     return _compare((side_a, side_b), sides, slo, seed, allow_unequal, (manifest or {},), resamples)
 
 
@@ -162,7 +165,31 @@ def compare_runs(
     return _compare((names[0], names[1]), (sides[0], sides[1]), slo, seed, allow_unequal, manifests, resamples, note)
 
 
+def ratio_of(
+    records: Records | Digest, side_a: str, side_b: str, key: str, *, slo: Slo | None = None, seed: int = 0, resamples: int = 1000
+) -> Interval | None:
+    """One quantity of side B over side A in one run, as ``compare`` has it; ``None`` where a side has no value.
+
+    Args:
+        key: of the quantity, such as ``itl_p99_s``; the other arguments are those of ``compare``.
+
+    Raises:
+        ComparisonError: a side that was not measured.
+    """
+    sides = _sides(records, side_a, side_b)
+    paired = _aligned(*_pairs((side_a, side_b), sides, []))
+    measured_a, measured_b = ([measure(records, window, slo) for records, window in side] for side in paired)
+    (quantity,) = (quantity for quantity in QUANTITIES if quantity.key == key)
+    return _row(quantity, measured_a, measured_b, seed, resamples).ratio
+
+
 Side = list[tuple[Digest, Window]]
+
+
+def _sides(records: Records | Digest, side_a: str, side_b: str) -> tuple[Side, Side]:
+    taken = records if isinstance(records, Digest) else digest(records)
+    a, b = ([(taken, window) for window in windows_of_side(records, side)] for side in (side_a, side_b))
+    return a, b
 
 
 def _compare(
@@ -182,9 +209,15 @@ def _compare(
     paired_a, paired_b = _pairs(labels, sides, said)
     for (records_a, window_a), (records_b, window_b) in zip(paired_a, paired_b, strict=True):
         _check_requests(records_a, window_a, records_b, window_b, allow_unequal, said)
+    paired_a, paired_b = _aligned(paired_a, paired_b)
     measured_a, measured_b = ([measure(records, window, slo) for records, window in side] for side in (paired_a, paired_b))
     rows = tuple(_row(quantity, measured_a, measured_b, seed, resamples) for quantity in QUANTITIES)
     about = conditions([window for _, window in (*paired_a, *paired_b)], manifests)
+    marked = {
+        label: marks_of_side(side, manifest)
+        for label, side, manifest in zip(labels, (paired_a, paired_b), (manifests[0], manifests[-1]), strict=True)
+    }
+    said += _one_sided(marked)
     return Comparison(
         side_a=labels[0],
         side_b=labels[1],
@@ -194,10 +227,7 @@ def _compare(
         failed=(_failed(measured_a), _failed(measured_b)),
         slo=slo,
         conditions=about,
-        marks={
-            label: marks_of_side(side, manifest)
-            for label, side, manifest in zip(labels, (paired_a, paired_b), (manifests[0], manifests[-1]), strict=True)
-        },
+        marks=marked,
         equal_hardware=equal,
         notes=tuple(dict.fromkeys(said)),
         interference={label: interference(side, seed=seed) for label, side in zip(labels, (paired_a, paired_b), strict=True)},
@@ -207,17 +237,22 @@ def _compare(
 def _row(quantity: Quantity, measured_a: list[Measured], measured_b: list[Measured], seed: int, resamples: int) -> Row:
     a, why_a = quantity.pooled(measured_a)
     b, why_b = quantity.pooled(measured_b)
-    ratio = None
-    if a is not None and b is not None:
-        values = [[quantity.values(one, len(side)) for one in side] for side in (measured_a, measured_b)]
-        ratio = resampled_ratio(
+    found = Bootstrapped(None, None, None)
+    if a is not None or b is not None:
+        values = [
+            [Repeat.of([]) if pooled is None else quantity.values(one, len(side)) for one in side]
+            for pooled, side in ((a, measured_a), (b, measured_b))
+        ]
+        found = grouped_bootstrap(
             values[0], values[1], quantity.statistic, quantity.q, seed=seed, resamples=resamples, least=quantity.least
         )
+    ratio = None if a is None or b is None else found.ratio
     reason = why_a or why_b or ("" if ratio is not None else "side A is 0")
     each = ([quantity.pooled([one])[0] for one in side] for side in (measured_a, measured_b))
     a_repeats, b_repeats = (tuple(values) for values in each)
     return Row(
-        quantity.key, quantity.label, quantity.unit, quantity.lower_is_better, a, b, a_repeats, b_repeats, ratio, reason
+        quantity.key, quantity.label, quantity.unit, quantity.lower_is_better, a, b, a_repeats, b_repeats, ratio, reason,
+        a_interval=None if a is None else found.a, b_interval=None if b is None else found.b,
     )  # fmt: skip
 
 
@@ -252,7 +287,7 @@ def _check_hardware(labels: tuple[str, str], windows: Sequence[list[Window]], al
 
 
 def _check_workload(windows: Sequence[list[Window]], allow: bool, said: list[str]) -> None:
-    first, *others = [{**complete_workload(window.workload), "seed": None} for side in windows for window in side]
+    first, *others = [{**complete_workload(window.workload), "seed": None, "warmup": None} for side in windows for window in side]
     if any(UNRECORDED in work.values() for work in (first, *others)):
         said.append("an imported side does not say all of its work: it is held to be equal by what it does say")
     for other in others:
@@ -329,14 +364,35 @@ def _failed(side: list[Measured]) -> int:
     return sum(int((one.requests.measured & ~one.requests.ok).sum()) for one in side)
 
 
+def _aligned(side_a: Side, side_b: Side) -> tuple[Side, Side]:
+    """The windows of each pair from the same request on: what was found to be warm-up on one side is left out on both."""
+    windows_a, windows_b = zip(*(aligned(pair) for pair in zip(side_a, side_b, strict=True)), strict=True)
+    return _counted(side_a, windows_a), _counted(side_b, windows_b)
+
+
+def _counted(side: Side, windows: Sequence[Window]) -> Side:
+    """A side, which is of one run, in other windows: counted in together where they are new."""
+    records = side[0][0].counted(windows)
+    return [(records, window) for window in windows]
+
+
 def marks_of_side(side: Side, manifest: Mapping[str, Any]) -> tuple[Mark, ...]:
-    """The marks of a side's windows, each kind once, warnings first."""
-    foreign = imported(manifest)
-    found: dict[str, Mark] = {}
-    for records, window in side:
-        for mark in marks(records, window, dummy_weights=dummy_weights(manifest)):
-            if mark.kind != "few_requests":  # percentiles are pooled: each row says itself what it lacks
-                found.setdefault(mark.kind, mark)
-    if foreign is not None:
-        found[foreign.kind] = foreign
-    return tuple(sorted(found.values(), key=lambda mark: mark.severity != "warning"))
+    """The marks of a side's windows: each kind once, with the share of the repeats that have it where that is not all of them."""
+    named = [(f"#{window.repeat + 1}", marks_of(records, window, manifest)) for records, window in side]
+    found = [
+        mark if len(names) == len(side) else replace(mark, text=f"{mark.text} (in {', '.join(names)} of {len(side)} repeats)")
+        for mark, names in grouped(named).values()
+        if mark.kind != "few_requests"  # percentiles are pooled: each row says itself what it lacks
+    ]
+    return tuple(sorted(found, key=lambda mark: mark.severity != "warning"))
+
+
+def _one_sided(marked: Mapping[str, tuple[Mark, ...]]) -> list[str]:
+    """What spoils one side alone may be the difference that a reader sees."""
+    kinds = {label: {mark.kind for mark in marks if mark.severity == "warning"} for label, marks in marked.items()}
+    said = []
+    for label in marked:
+        others = set().union(*(kinds[other] for other in marked if other != label))
+        if alone := sorted(kinds[label] - others):
+            said.append(f"unequal conditions: {label} alone is marked {', '.join(alone)}, and differences may come of it")
+    return said

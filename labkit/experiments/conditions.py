@@ -22,6 +22,8 @@ class Conditions:
         workload: without its seed.
         versions: ``vllm 0.25, labkit 0.1.0``.
         settings: of the workers: what was set by hand, such as ``max_num_batched_tokens 256``, or that nothing was.
+        warmup: what was found to be warm-up and left out, on both sides alike.
+        ended: why there are so many repeats and no more, where that was decided while they ran.
     """
 
     model: str = ""
@@ -31,10 +33,12 @@ class Conditions:
     workload: str = ""
     versions: str = ""
     settings: str = ""
+    warmup: str = ""
+    ended: str = ""
 
     def __str__(self) -> str:
         model = f"model {self.model or 'unknown'}{' (dummy weights)' if self.dummy_weights else ''}"
-        parts = (model, self.device or "device unknown", self.versions, self.settings)
+        parts = (model, self.device or "device unknown", self.versions, self.settings, self.warmup, self.ended)
         return "; ".join(part for part in parts if part)
 
 
@@ -50,6 +54,8 @@ def conditions(windows: Sequence[Window], manifests: Sequence[Mapping[str, Any]]
         workload=_each(workload_text(window.workload) for window in windows),
         versions=_each(_versions(manifest) for manifest in manifests),
         settings=_each(_settings(manifest) for manifest in manifests),
+        warmup=_left_out(windows),
+        ended=_each(_text(manifest.get("repeats"), "text") for manifest in manifests),
     )
 
 
@@ -69,6 +75,14 @@ def workload_text(workload: Mapping[str, Any]) -> str:
     trace = [f"trace {PurePath(workload['trace']).name}"] if workload.get("trace") else []
     lengths = [f"{key.upper()} {workload[key]}" for key in ("isl", "osl") if workload.get(key) not in (None, "trace")]
     return ", ".join([*trace, load, *lengths])
+
+
+def _left_out(windows: Sequence[Window]) -> str:
+    counts = sorted({window.first_index for window in windows})
+    if not any(counts):
+        return ""
+    requests = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    return f"warm-up found by MSER-5: the first {requests} requests of a repeat left out on both sides"
 
 
 def _device(manifest: Mapping[str, Any]) -> str:

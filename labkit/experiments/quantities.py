@@ -160,6 +160,10 @@ def _goodput(one: Measured, repeats: int) -> Repeat | str:
     return one.good_reason if one.good is None else Repeat.of(one.good / (one.window.length_s * repeats))
 
 
+def _attainment(one: Measured, _: int) -> Repeat | str:
+    return one.good_reason if one.good is None else Repeat.of(one.good)
+
+
 def _percentile(key: str, label: str, source: Source, q: float) -> Quantity:
     return Quantity(f"{key}_p{q:g}_s", f"{label} p{q:g}", "ms", True, source, weighted_percentile(q), q)
 
@@ -179,4 +183,5 @@ QUANTITIES: Final = (
     Quantity("output_tok_s", "output throughput", "tok/s", False, _output, weighted_total),
     Quantity("output_tok_s_per_gpu", "output per accelerator", "tok/s", False, _output_per_gpu, weighted_total),
     Quantity("goodput_request_s", "goodput", "req/s", False, _goodput, weighted_total),
+    Quantity("slo_attainment", "requests that meet the SLO", "", False, _attainment, weighted_mean),
 )

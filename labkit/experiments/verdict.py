@@ -25,7 +25,7 @@ class Verdict:
 
     Attributes:
         headline: p99 ITL, TTFT and throughput of side B against side A, with ratios and intervals.
-        tokens: the sub-50 ms statement: p50 TPOT, p99 TPOT and p99 ITL of each side against 50 ms.
+        tokens: the sub-50 ms statement: p50 TPOT, p99 TPOT and p99 ITL of each side, with their intervals, against 50 ms.
         goodput: requests that met the SLO; empty without one.
         interference: a line a side: what prefills do to the gaps between tokens.
         conditions: model, device, versions, repeats and what the intervals are over.
@@ -128,11 +128,24 @@ def _tokens(comparison: Comparison) -> str:
                 reasons.append(row.reason)
                 figures.append(f"p{q} {label}: {row.reason}")
             else:
-                holds = "✓" if value < TOKEN_LIMIT_S else "✗"
-                figures.append(f"{_short(row)} {_figure(value, row.unit)} {holds}{note}")
+                interval = row.a_interval if pick == "a" else row.b_interval
+                figures.append(
+                    f"{_short(row)} {_figure(value, row.unit)}{_within(interval, row.unit)} {_holds(value, interval)}{note}"
+                )
         alike = len(reasons) == len(figures) and len(set(reasons)) == 1
         sides.append(f"{side}: {f'unknown ({reasons[0]})' if alike else ', '.join(figures)}")
     return f"Against {TOKEN_LIMIT_S * 1e3:g} ms per token — {'; '.join(sides)}."
+
+
+def _holds(value: float, interval: Interval | None) -> str:
+    """✓ or ✗ where the whole interval agrees, ``?`` where it does not."""
+    if interval is not None and interval.low < TOKEN_LIMIT_S <= interval.high:
+        return "?"
+    return "✓" if value < TOKEN_LIMIT_S else "✗"
+
+
+def _within(interval: Interval | None, unit: str) -> str:
+    return "" if interval is None else f" [{_figure(interval.low, unit, bare=True)}, {_figure(interval.high, unit, bare=True)}]"
 
 
 def _goodput(comparison: Comparison) -> str:
@@ -142,7 +155,9 @@ def _goodput(comparison: Comparison) -> str:
     if row.a is None or row.b is None:
         return f"Goodput is unknown: {row.reason}."
     certainty = f", {_ratio(row.ratio)}" if row.ratio is not None else ""
-    return f"Goodput under {comparison.slo}: {row.a:.3g} → {row.b:.3g} req/s{certainty}."
+    met = [row for row in comparison.rows if row.key == "slo_attainment" and row.a is not None and row.b is not None]
+    share = "".join(f"; met by {row.a:.0%} → {row.b:.0%} of the requests" for row in met)
+    return f"Goodput under {comparison.slo}: {row.a:.3g} → {row.b:.3g} req/s{certainty}{share}."
 
 
 def _conditions(comparison: Comparison) -> str:

@@ -91,8 +91,9 @@ def layout(figure: Figure) -> Any:
         f"{_key(figure)}",
         sizing_mode="stretch_width",
     )
+    warnings = "".join(f"<div style='color:{style.WORSE}'>! {html.escape(text)}</div>" for text in figure.warnings)
     caption = _m.Div(
-        text=f"<div style='font:400 12px {_FONT};color:{style.SOFT}'>{html.escape(figure.caption)}</div>",
+        text=f"<div style='font:400 12px {_FONT};color:{style.SOFT}'>{warnings}{html.escape(figure.caption)}</div>",
         sizing_mode="stretch_width",
     )
     grid = _grid(plots, toolbar_location="right", merge_tools=True, toolbar_options={"logo": None}, sizing_mode="stretch_width")

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Final
 
 from labkit.errors import LabError
 from labkit.figures import style
 from labkit.figures.series import origin_ns, sides, text_of
+from labkit.measure.digest import digest
 from labkit.measure.records import UNRECORDED, Records, Window
+from labkit.measure.validity import grouped, marks_of
 from labkit.spec.topology import Role, Topology
+
+_MOST_WARNINGS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Context:
-    """A run as the figures see it."""
+    """A run as the figures see it. ``warnings``: what a reader must know before believing it, a sentence each."""
 
     records: Records
     zero_ns: int
@@ -37,6 +41,7 @@ class Context:
     sides: Mapping[str, tuple[Window, ...]]
     colors: Mapping[str, str]
     caption: str
+    warnings: tuple[str, ...] = ()
 
     @property
     def end_s(self) -> float:
@@ -60,11 +65,21 @@ def context(records: Records, manifest: Mapping[str, Any]) -> Context:
     ends = [window.end_ns for window in records.windows]
     ends += [int(value) for value in records.requests["end_ns"].drop_null().to_pylist()[-1:]]
     end = max([*ends, zero])
-    grouped = sides(records.windows)
+    by_side = sides(records.windows)
     colors = style.topology_colors((window.side, window.topology) for window in records.windows)
-    return Context(
-        records, zero, end, _epochs(records.windows, manifest, end), grouped, colors, conditions(records.windows, manifest)
-    )
+    epochs, caption = _epochs(records.windows, manifest, end), conditions(records.windows, manifest)
+    return Context(records, zero, end, epochs, by_side, colors, caption, warnings(records, manifest))
+
+
+def warnings(records: Records, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """The warnings among the marks of all windows, each kind once with the windows that have it, the most common first."""
+    taken = digest(records)
+    named = [(f"{window.side} #{window.repeat + 1}", marks_of(taken, window, manifest)) for window in records.windows]
+    found = [(mark.text, names) for mark, names in grouped(named).values() if mark.severity == "warning"]
+    found.sort(key=lambda item: -len(item[1]))
+    told = [f"{'all' if len(names) == len(named) > 1 else ', '.join(names)}: {text}" for text, names in found]
+    more = len(told) - _MOST_WARNINGS
+    return (*told[:_MOST_WARNINGS], *([f"{more} more: `labkit show` lists them"] if more > 0 else []))
 
 
 def _epochs(windows: tuple[Window, ...], manifest: Mapping[str, Any], end_ns: int) -> tuple[Epoch, ...]:

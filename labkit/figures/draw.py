@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,10 +38,10 @@ def figures_of(
     """
     run, values = context(records, manifest), Values.of(records)
     drawn = [make(run, values) for make in _FIGURES]
-    if comparison_rows is None:
-        return drawn
-    a, b = (*run.sides, "A", "B")[:2] if len(run.sides) != 1 else (*run.sides, "B")
-    return [comparison(comparison_rows, a=a, b=b, caption=run.caption), *drawn]
+    if comparison_rows is not None:
+        a, b = (*run.sides, "A", "B")[:2] if len(run.sides) != 1 else (*run.sides, "B")
+        drawn.insert(0, comparison(comparison_rows, a=a, b=b, caption=run.caption))
+    return [replace(figure, warnings=run.warnings) for figure in drawn]
 
 
 def draw_all(

@@ -19,20 +19,24 @@ _TEXT: Final = TextToPath()
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where everything stands, in inches from the lower left corner."""
+    """Where everything stands, in inches from the lower left corner; ``caption_in`` is the height of the caption."""
 
     height: float
     boxes: list[list[tuple[float, float, float, float]]]
     subtitle: str
     caption: str
+    warnings: str
+    caption_in: float
 
     @classmethod
     def of(cls, figure: Figure) -> Layout:
         """Boxes of all panels: columns share their margins, rows the height of their headings."""
         subtitle = wrapped(figure.subtitle, style.TEXT_PT, figure.width - 2 * SIDE_IN)
         caption = wrapped(figure.caption, 7.5, figure.width - 2 * SIDE_IN)
+        warnings = "\n".join(wrapped(f"! {text}", style.SMALL_PT, figure.width - 2 * SIDE_IN) for text in figure.warnings)
         header = 0.46 + (0.17 * (subtitle.count("\n") + 1) if subtitle else 0) + (0.24 if figure.key else 0)
-        footer = 0.1 + (0.15 * (caption.count("\n") + 1) + 0.04 if caption else 0)
+        caption_in = 0.1 + (0.15 * (caption.count("\n") + 1) + 0.04 if caption else 0)
+        footer = caption_in + (0.16 * (warnings.count("\n") + 1) + 0.04 if warnings else 0)
         lefts = [
             max(_left(row[j]) for row in figure.rows if j < len(row)) for j in range(len(figure.rows[0]) if figure.rows else 0)
         ]
@@ -53,7 +57,7 @@ class Layout:
                 x += lefts[j] + free + rights[j]
             boxes.append(line)
             y -= foot
-        return cls(total, boxes, subtitle, caption)
+        return cls(total, boxes, subtitle, caption, warnings, caption_in)
 
 
 def width_in(text: str, size: float, *, bold: bool = False) -> float:

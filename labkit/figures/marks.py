@@ -170,6 +170,7 @@ class Figure:
     Attributes:
         name: file stem.
         caption: the conditions under which the numbers hold.
+        warnings: what a reader must know before believing them, a sentence each, drawn above the caption.
         share_x: panels look at the same stretch of x, and zoom together on the interactive page.
         key: ``(words, colour)`` that hold for all panels, drawn under the subtitle.
         width: inches.
@@ -180,6 +181,7 @@ class Figure:
     subtitle: str
     panels: tuple[Panel, ...]
     caption: str = ""
+    warnings: tuple[str, ...] = ()
     columns: int = 1
     share_x: bool = False
     key: tuple[tuple[str, str], ...] = ()

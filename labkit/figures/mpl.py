@@ -62,6 +62,11 @@ def draw(figure: Figure) -> Canvas:
     if layout.caption:
         at = 0.1 / layout.height
         canvas.text(SIDE_IN / figure.width, at, layout.caption, size=7.5, va="bottom", color=style.FAINT, linespacing=1.35)
+    if layout.warnings:
+        at = layout.caption_in / layout.height
+        canvas.text(
+            SIDE_IN / figure.width, at, layout.warnings, size=style.SMALL_PT, va="bottom", color=style.WORSE, linespacing=1.35
+        )
     x_range = shared_x(figure)
     for i, row in enumerate(figure.rows):
         for j, panel in enumerate(row):

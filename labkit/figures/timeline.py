@@ -21,6 +21,7 @@ BIN_S: Final = 1.0
 _CROWD: Final = 1500
 #: letters that fit across a chart over the whole run; a name that does not fit into its window is left out
 _LETTERS: Final = 105.0
+_FOUND: Final = " Dotted: where the warm-up was found to end."
 _WIDTHS_S: Final = (2.0, 5.0, 10.0, 20.0)
 
 
@@ -31,7 +32,8 @@ def timeline(context: Context, values: Values) -> Figure:
     return Figure(
         name="timeline",
         title="Latency and throughput over the run",
-        subtitle="Coloured: measure phase of a side. Grey: warm-up (before) and drain (after). Dashed: re-split.",
+        subtitle="Coloured: measure phase of a side. Grey: warm-up (before) and drain (after). Dashed: re-split."
+        + (_FOUND if any(window.first_index for window in context.records.windows) else ""),
         panels=panels,
         caption=context.caption,
         share_x=True,
@@ -39,7 +41,10 @@ def timeline(context: Context, values: Values) -> Figure:
 
 
 def phases(context: Context, *, named: bool) -> list[Mark]:
-    """The shading that every chart over time shares: phases of each window, re-splits; ``named``: with the sides' names."""
+    """The shading that every chart over time shares: phases of each window, where a warm-up was found to end, re-splits.
+
+    ``named``: with the sides' names.
+    """
     marks: list[Mark] = []
     for windows in context.sides.values():
         for window in windows:
@@ -49,6 +54,8 @@ def phases(context: Context, *, named: bool) -> list[Mark]:
             name = next((name for name in names if named and len(name) <= room), "")
             marks += [VSpan(a, b, style.UNKNOWN, alpha=0.13) for a, b in ((at[0], at[1]), (at[2], at[3])) if b > a]
             marks.append(VSpan(at[1], at[2], context.colors[window.side], name, alpha=0.07))
+            if window.first_index:
+                marks.append(VLine(at[1], context.colors[window.side], dash="dotted", width=1.2))
     return marks + [VLine(t, style.SOFT, width=0.8) for t in resplits(context)]
 
 

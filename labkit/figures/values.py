@@ -49,10 +49,12 @@ class Values:
     def window_ms(self, window: Window, latency: Latency) -> Array:
         """Latencies in ms of a window's measure phase, of the requests that ended as asked: what its summary is made of."""
         if latency in ("itl", "chunk_gap"):
-            gaps = self.gaps.select((self.gaps.measurement == window.measurement) & self.gaps.measured & self.gaps.ok)
+            counts = self.requests.index[self.gaps.row] >= window.first_index
+            gaps = self.gaps.select((self.gaps.measurement == window.measurement) & self.gaps.measured & self.gaps.ok & counts)
             values = itl_s(gaps) if latency == "itl" else gaps.gap_s
         else:
             mine = (self.requests.measurement == window.measurement) & self.requests.measured & self.requests.ok
+            mine &= self.requests.index >= window.first_index
             values = self.requests.ttft_s[mine] if latency == "ttft" else self.requests.tpot_s[mine]
         return np.asarray(values[np.isfinite(values)] * 1e3, dtype=np.float64)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,15 +15,18 @@ from labkit.errors import HardwareError, LabError, LaunchError, MissingEngine, S
 from labkit.lab import facts
 from labkit.lab.load_fleet import LoadFleet
 from labkit.lab.measurement import Measurement, RunningLoad
+from labkit.lab.overload import watch_for
 from labkit.lab.telemetry_agent import TelemetryAgent, WatchedWorker
 from labkit.lab.telling import Lines
-from labkit.load.probe import probe
+from labkit.load.probe import probe_apart
 from labkit.load.progress import LoadResult, Progress
 from labkit.load.schedule import Schedule
 from labkit.load.served import fitted, served_length
 from labkit.load.target import Dialect, Target
 from labkit.measure.metrics import summarise
 from labkit.measure.records import Window
+from labkit.measure.saturation import Saturation
+from labkit.measure.warmup import cut_warmup
 from labkit.serve.deployment import Deployment, Resplit
 from labkit.serve.engines.attach import Attached
 from labkit.serve.engines.base import Engine, EngineOptions
@@ -176,7 +178,9 @@ class Lab:
         lab.run = _new_run(results, name, manifest)
         try:
             lab.deployment, lab._vocab = attached, vocab
-            lab._dialect, lab._max_model_len = _asked(attached, vocab, workload)
+            target = Target(attached.url, attached.model.name, vocab, os.environ.get("OPENAI_API_KEY"))
+            lab._dialect = probe_apart(target, api=workload.api if workload else "completions").dialect
+            lab._max_model_len = served_length(target)
             lab._telemetry = TelemetryAgent.start(lab.run.path, gpus=())
             lab._load = LoadFleet.start(lab.run.path, shards=shards)
             lab._follow()
@@ -187,25 +191,41 @@ class Lab:
 
     # Measure
 
-    def measure(self, workload: Workload | None = None, *, side: str | None = None, repeat: int | None = None) -> Measurement:
+    def measure(
+        self,
+        workload: Workload | None = None,
+        *,
+        side: str | None = None,
+        repeat: int | None = None,
+        stop_when_saturated: bool = False,
+    ) -> Measurement:
         """Send a workload, wait for its end, keep it. Ctrl-C ends it early and keeps what was recorded.
 
         Args:
             workload: the lab's own by default.
             side: label that groups repeats; the split by default.
             repeat: number within the side; the next one by default.
+            stop_when_saturated: end an open loop early once it surely outruns the server (``measure.saturation``); it is told,
+                noted and marked either way.
 
         Raises:
             LabError: a worker is dead, or the load cannot be run.
         """
-        load = self.load(workload, side=side, repeat=repeat)
+        load = self.load(workload, side=side, repeat=repeat, stop_when_saturated=stop_when_saturated)
         self.progress(f"{load.side} #{load.repeat + 1}: {workload or self.workload}")
         try:
             return load.wait(self._tell)
         finally:
             self.progress.settle()
 
-    def load(self, workload: Workload | None = None, *, side: str | None = None, repeat: int | None = None) -> RunningLoad:
+    def load(
+        self,
+        workload: Workload | None = None,
+        *,
+        side: str | None = None,
+        repeat: int | None = None,
+        stop_when_saturated: bool = False,
+    ) -> RunningLoad:
         """Start a workload in the background, so that the split can change under it; ``wait`` gives the measurement."""
         workload = workload or self.workload
         if workload is None:
@@ -226,7 +246,8 @@ class Lab:
         for note in notes:
             self.run.note(note, data={"measurement": started.measurement})
             self.progress(f"  {note}")
-        return RunningLoad(self, started, side, repeat, self.deployment.epoch)
+        epoch, watch = self.deployment.epoch, watch_for(workload)
+        return RunningLoad(self, started, side, repeat, epoch, watch=watch, stop_when_saturated=stop_when_saturated)
 
     def resplit(self, topology: Topology | str) -> Resplit:
         """Change the split while load runs. The lab's load follows by itself; ``repr`` of the result holds the proof.
@@ -268,15 +289,22 @@ class Lab:
             repeat=load.repeat, epoch=load.epoch,
             start_ns=result.start_ns, measure_ns=result.measure_ns, stop_ns=result.stop_ns, end_ns=result.end_ns,
             accelerators=deployment.accelerators, accelerator="GPU" if deployment.accelerator == "GPU" else "core",
-            workload=workload.to_dict(),
+            workload=workload.to_dict(), stopped=load.stopped,
         )  # fmt: skip
         self._next_request = result.next_request
+        if workload.warmup == "auto":
+            window = cut_warmup(self.run.digest(), window)
         self.run.add_window(window)
         self.run.update(telemetry_missing=self._telemetry.missing)
         for failure in deployment.failures:
-            self.run.note(failure.what, kind="fault")
+            self.run.note(failure.what, kind="fault", t_ns=result.end_ns)
             self.progress(str(failure))
         return Measurement(self.run, window, self.slo, result.counts, result.stopped)
+
+    def saturated(self, load: RunningLoad, found: Saturation) -> None:
+        """Note that a load outruns its server (``RunningLoad`` calls this)."""
+        self.run.note(f"{load.side} #{load.repeat + 1} is {found}", data={"measurement": load.measurement, **asdict(found)})
+        self.progress(f"  {found}")
 
     def close(self, error: BaseException | None = None) -> None:
         """End load, telemetry and every worker; close the run. Harmless when done twice."""
@@ -286,14 +314,16 @@ class Lab:
         with ExitStack() as parts:  # an error or Ctrl-C in one does not keep the next from ending
             for part in (self.deployment, self._telemetry, self._load):
                 parts.callback(part.close)
-        self.run.write_summary(self._summaries())
         if error is None:
+            self.run.write_summary(self._summaries())
             self.run.finish()
-        else:
-            interrupted = isinstance(error, KeyboardInterrupt)
+            return
+        interrupted = isinstance(error, KeyboardInterrupt)
+        with suppress(StoreError):  # a full disk, say, has been told by the first error
+            self.run.write_summary(self._summaries())
             self.run.finish("interrupted" if interrupted else "failed", reason="interrupted" if interrupted else str(error))
-            if interrupted:
-                self.progress(f"interrupted; what was recorded is in {self.run.path}")
+        if interrupted:
+            self.progress(f"interrupted; what was recorded is in {self.run.path}")
 
     def __enter__(self) -> Self:
         return self
@@ -346,7 +376,7 @@ class Lab:
             tokenizer=folder if chat and (folder / "tokenizer.json").is_file() else None,
         )  # fmt: skip
         watched = [WatchedWorker(name, pid, metrics_url) for name, pid, metrics_url in deployment.watched]
-        self._telemetry.watch(watched, deployment.router_metrics)
+        self._telemetry.watch(watched, deployment.router_metrics, self._load.pids)
         self._topology_of[deployment.epoch] = str(deployment.topology)
         epoch = facts.epoch(deployment, start_ns=time.perf_counter_ns())
         topologies = list(dict.fromkeys([*self.run.manifest["topologies"], str(deployment.topology)]))
@@ -365,11 +395,3 @@ class Lab:
 def _new_run(results: Path | str | None, name: str | None, manifest: dict[str, Any]) -> Run:
     folder = Path(results or os.environ.get("LABKIT_RESULTS") or "results")
     return create_run(folder, name or os.environ.get("LABKIT_RUN_NAME") or None, manifest)
-
-
-def _asked(attached: Attached, vocab: int, workload: Workload | None) -> tuple[Dialect, int | None]:
-    """The dialect that an attached endpoint takes, asked on a thread (a notebook's own loop is running), and its length."""
-    target = Target(attached.url, attached.model.name, vocab, os.environ.get("OPENAI_API_KEY"))
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        asked = thread.submit(lambda: asyncio.run(probe(target, api=workload.api if workload else "completions")))
-        return asked.result().dialect, served_length(target)

@@ -112,6 +112,11 @@ class LoadFleet:
             raise
         return cls(agents)
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids of the shards by name: ``load0`` …."""
+        return {f"load{agent.shard}": agent.pid for agent in self.agents}
+
     def target(self, epoch: int, url: str, model: str, **settings: Any) -> None:
         """From now on new requests of every shard go there; arguments as for ``LoadAgent.target``."""
         for agent in self.agents:

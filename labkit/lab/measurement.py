@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from labkit.errors import LoadError
@@ -12,6 +12,9 @@ from labkit.load.progress import LoadResult, Progress
 from labkit.measure.interference import Interference, Scope, interference
 from labkit.measure.metrics import Summary, of_measurement, summarise
 from labkit.measure.records import Records, Window
+from labkit.measure.saturation import BacklogWatch, Saturation
+from labkit.measure.validity import Mark, marks_of
+from labkit.measure.warmup import aligned
 from labkit.spec import Slo
 from labkit.store.run import Run
 
@@ -25,7 +28,7 @@ class Measurement:
     Attributes:
         window: bounds, split and workload.
         counts: requests by outcome, all phases.
-        stopped: it was stopped before its time.
+        stopped: it was stopped before its time; ``window.stopped`` says why.
     """
 
     run: Run
@@ -57,18 +60,45 @@ class Measurement:
         """Requests that did not end well, in any phase."""
         return sum(count for outcome, count in self.counts.items() if outcome != "ok")
 
+    @property
+    def marks(self) -> list[Mark]:
+        """What a reader must know before believing it, warnings first."""
+        return marks_of(self.run.digest(), self.window, self.run.manifest)
+
     def __repr__(self) -> str:
-        summary = self.summary
-        unit = self.window.accelerator
+        records, window = self.run.digest(), self.window
+        summary = summarise(records, window, slo=self.slo)
+        marks = marks_of(records, window, self.run.manifest, summary)
+        unit = window.accelerator
+        early = f", stopped early: {window.stopped}" if window.stopped else ", stopped early" if self.stopped else ""
         rows = [
             ("TTFT", _ms(summary, "ttft_p50_s", "ttft_p99_s")),
             ("TPOT", _ms(summary, "tpot_p50_s", "tpot_p99_s")),
             ("ITL", _ms(summary, "itl_p50_s", "itl_p99_s")),
             ("output", f"{_number(summary['output_tok_s'])} tok/s, {_number(summary['output_tok_s_per_gpu'])} per {unit}"),
-            ("requests", f"{sum(self.counts.values())}, {self.failed} failed" + (", stopped early" if self.stopped else "")),
+            ("requests", f"{sum(self.counts.values())}, {self.failed} failed{early}"),
+            ("window", window_text(window)),
         ]
-        head = f"{self.window.side} (measurement {self.window.measurement}, {self.window.length_s:.0f} s)"
-        return "\n".join([head, *(f"  {name:<9}{text}" for name, text in rows)])
+        head = f"{window.side} (measurement {window.measurement}, {window.length_s:.0f} s)"
+        warnings = [f"  ! {mark.text}" for mark in marks if mark.severity == "warning"]
+        return "\n".join([head, *(f"  {name:<9}{text}" for name, text in rows), *warnings])
+
+
+def window_text(window: Window) -> str:
+    """Which seconds of the load count, and how the beginning was found: ``8.1 to 40.0 s of the load; warm-up found: …``."""
+    begin, end = ((t - window.start_ns) / 1e9 for t in (window.measure_ns, window.stop_ns))
+    return f"{begin:.1f} to {end:.1f} s of the load" + (f"; {window.cut}" if window.cut else "")
+
+
+def align(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """The measurements of one repeat from the same request on, kept so in their run: the warm-up that was found on one side is
+    left out on all, so that they stay equal work."""
+    if len({measurement.window.first_index for measurement in measurements}) < 2:
+        return list(measurements)
+    windows = aligned([(measurement.run.digest(), measurement.window) for measurement in measurements])
+    for measurement, window in zip(measurements, windows, strict=True):
+        measurement.run.add_window(window)
+    return [replace(measurement, window=window) for measurement, window in zip(measurements, windows, strict=True)]
 
 
 class Followed(Protocol):
@@ -78,19 +108,39 @@ class Followed(Protocol):
         """Keep the window of a load that has ended."""
         ...
 
+    def saturated(self, load: RunningLoad, found: Saturation) -> None:
+        """Note that a load outruns its server."""
+        ...
+
 
 class RunningLoad:
     """A load that runs in its shard. Leave its ``with`` block, or call ``wait``, to get the measurement.
 
     Attributes:
         result: the measurement; ``None`` while it runs.
+        saturation: that the load outruns the server, once it is certain. It is looked for while somebody waits.
+        stopped: why it was stopped before its time; empty where it was not.
     """
 
-    def __init__(self, lab: Followed, load: FleetRun, side: str, repeat: int, epoch: int) -> None:
+    def __init__(
+        self,
+        lab: Followed,
+        load: FleetRun,
+        side: str,
+        repeat: int,
+        epoch: int,
+        *,
+        watch: BacklogWatch | None = None,
+        stop_when_saturated: bool = False,
+    ) -> None:
         self.side, self.repeat, self.epoch = side, repeat, epoch
         self.measurement = load.measurement
         self.result: Measurement | None = None
+        self.saturation: Saturation | None = None
+        self.stopped = ""
         self._lab, self._load = lab, load
+        self._watch, self._stop_when_saturated = watch, stop_when_saturated
+        self._begun_ns: int | None = None
 
     @property
     def progress(self) -> Progress | None:
@@ -110,6 +160,7 @@ class RunningLoad:
             try:
                 result = self._follow(each)
             except KeyboardInterrupt:
+                self.stopped = self.stopped or "interrupted"
                 self._load.stop()
                 self.result = self._lab.keep(self, self._load.wait(60.0))
                 raise
@@ -119,6 +170,7 @@ class RunningLoad:
     def stop(self) -> Measurement:
         """Send nothing more, cancel what is under way, and keep what was recorded."""
         if self.result is None:
+            self.stopped = self.stopped or "by hand"
             self._load.stop()
         return self.wait()
 
@@ -144,8 +196,22 @@ class RunningLoad:
             except LoadError:
                 if self._load.error is not None or not self._load.alive:
                     raise
-            if each is not None and self.progress is not None:
-                each(self.progress)
+            if (now := self.progress) is not None:
+                self._look(now)
+                if each is not None:
+                    each(now)
+
+    def _look(self, now: Progress) -> None:
+        if self._watch is None or self.stopped or self.saturation is not None:
+            return
+        self._begun_ns = now.t_ns if self._begun_ns is None else self._begun_ns
+        self.saturation = self._watch.add((now.t_ns - self._begun_ns) / 1e9, now.sent, now.done, now.output_tokens)
+        if self.saturation is None:
+            return
+        self._lab.saturated(self, self.saturation)
+        if self._stop_when_saturated:
+            self.stopped = str(self.saturation)
+            self._load.stop()
 
 
 def _ms(summary: Mapping[str, float | None], p50: str, p99: str) -> str:

@@ -64,9 +64,9 @@ def suggest(node: Node | None = None) -> Preset:
     """
     node = node or inspect_node()
     if not node.gpus:
-        workload = Workload(isl=512, osl=32, rate=1.5, duration_s=30.0, warmup_s=4.0)
+        workload = Workload(isl=512, osl=32, rate=1.5, duration_s=30.0, warmup_s=4.0, warmup="auto")
         return Preset(Model("demo"), Topology("2A"), Topology("1P1D"), workload)
     workers = max(2, min(len(node.gpus), _MOST_GPUS) // 2 * 2)
-    workload = Workload(isl=2048, osl=128, rate=2.0 * workers, duration_s=60.0, warmup_s=10.0)
+    workload = Workload(isl=2048, osl=128, rate=2.0 * workers, duration_s=60.0, warmup_s=10.0, warmup="auto")
     half = workers // 2
     return Preset(Model("llama-3.1-8b"), Topology(f"{workers}A"), Topology(f"{half}P{half}D"), workload)

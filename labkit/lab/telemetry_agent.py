@@ -95,9 +95,11 @@ class TelemetryAgent:
             raise LaunchError(f"the telemetry sampler {why}: {tail or 'its log is empty'}", remedy=f"read {log}")
         return agent
 
-    def watch(self, workers: Sequence[WatchedWorker], router: str | None = None) -> None:
-        """Replace the watched workers and the router's metrics page; may be called at any time."""
-        self._send({"watch": [asdict(worker) for worker in workers], "router": router})
+    def watch(
+        self, workers: Sequence[WatchedWorker], router: str | None = None, clients: Mapping[str, int] | None = None
+    ) -> None:
+        """Replace the watched workers, the router's metrics page, and the load clients (name → process id); at any time."""
+        self._send({"watch": [asdict(worker) for worker in workers], "router": router, "clients": dict(clients or {})})
 
     @property
     def missing(self) -> dict[str, str]:

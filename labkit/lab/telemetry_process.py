@@ -162,7 +162,8 @@ async def _obey(commands: asyncio.StreamReader, sampler: Sampler, ended: asyncio
         while line := await commands.readline():
             message = json.loads(line)
             if "watch" in message:
-                sampler.watch([WatchedWorker(**worker) for worker in message["watch"]], message["router"])
+                workers = [WatchedWorker(**worker) for worker in message["watch"]]
+                sampler.watch(workers, message["router"], message["clients"])
             if "close" in message:
                 await sampler.settle(_QUIET_S, float(message["close"]))
                 return

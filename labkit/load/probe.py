@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -31,6 +32,12 @@ class Probe:
 
     dialect: Dialect
     notes: tuple[str, ...]
+
+
+def probe_apart(target: Target, *, api: Api) -> Probe:
+    """``probe`` for callers in whose thread an event loop is running, as in a notebook's cell; it blocks."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(lambda: asyncio.run(probe(target, api=api))).result()
 
 
 async def probe(target: Target, *, api: Api, timeout_s: float = 60.0) -> Probe:

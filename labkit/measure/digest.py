@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from labkit.measure.answers import Answers, NewGaps
 from labkit.measure.chunks import RequestRows, TokenChunks, sort_out
 from labkit.measure.columns import UNKNOWN, Bools, equals, ints
 from labkit.measure.gaps import Gaps
-from labkit.measure.records import CHUNKS, Records, Window
+from labkit.measure.received import Received
+from labkit.measure.records import CHUNKS, REQUESTS, Records, Window
 
 #: Rows of a table in memory that are looked at together: few enough for the caches of a core.
 _PART_ROWS = 1 << 17
@@ -31,8 +33,9 @@ class Digest:
 
     Attributes:
         answers: what the chunks say, per row of ``requests``.
-        gaps: per measurement, those of the requests that were measured and ended as asked; owners are rows of ``requests``.
-        windows: with whose bounds the tokens inside were counted.
+        gaps: per measurement, those of the requests that count in its window and ended as asked; owners are rows of ``requests``.
+        received: per measurement that has a window, how its tokens came in.
+        windows: with whose bounds the tokens inside were counted, and whose warm-up was left out.
         parts: the chunks, to be read again.
         chunks: all of them as a table, for what needs their instants; ``None`` where it is too large.
     """
@@ -40,6 +43,7 @@ class Digest:
     requests: pa.Table
     answers: Answers
     gaps: Mapping[int, Gaps]
+    received: Mapping[int, Received]
     samples: pa.Table
     spans: pa.Table
     events: pa.Table
@@ -50,25 +54,34 @@ class Digest:
     def of(self, window: Window) -> Digest:
         """The requests of one measurement with all that belongs to them; samples, spans and events as they are.
 
-        A window that tokens were not counted in yet, perhaps one with other bounds, takes another pass over the parts.
+        Those that the window leaves out as warm-up have the phase ``warmup`` here. A window that was not counted in yet,
+        perhaps one with other bounds, takes another pass over the parts.
         """
         number = window.measurement
         mine = ints(self.requests, "measurement") == number
-        if self.windows == (window,) and mine.all():
-            return self
-        requests = self.requests.filter(pa.array(mine))
+        requests = without_warmup(self.requests.filter(pa.array(mine)), window)
         if window not in self.windows:
-            chunks = CHUNKS.empty_table() if self.chunks is None else self.chunks
-            outline = Records(requests, chunks, self.samples, self.spans, self.events, (window,))
-            return digest(outline, self.parts if self.chunks is None else None)
+            return replace(self, requests=requests).counted((window,))
+        if self.windows == (window,) and mine.all():
+            return replace(self, requests=requests) if window.first_index else self
         row_of = np.cumsum(mine) - 1
         return replace(
             self,
             requests=requests,
             answers=self.answers.select(mine),
             gaps={number: self.gaps[number].renumbered(row_of)} if number in self.gaps else {},
+            received={number: self.received[number]} if number in self.received else {},
             windows=(window,),
         )
+
+    def counted(self, windows: Iterable[Window]) -> Digest:
+        """The same with these windows counted in, in one pass for all of them; none where they are already."""
+        windows = tuple(windows)
+        if all(window in self.windows for window in windows):
+            return self
+        chunks = CHUNKS.empty_table() if self.chunks is None else self.chunks
+        outline = Records(self.requests, chunks, self.samples, self.spans, self.events, windows)
+        return digest(outline, self.parts if self.chunks is None else None)
 
 
 def digest(records: Records, parts: Iterable[pa.Table] | None = None, *, windows: tuple[Window, ...] | None = None) -> Digest:
@@ -97,6 +110,7 @@ def digest(records: Records, parts: Iterable[pa.Table] | None = None, *, windows
         requests=records.requests,
         answers=taking.answers,
         gaps=taking.gaps,
+        received=taking.received,
         samples=records.samples,
         spans=records.spans,
         events=records.events,
@@ -104,6 +118,18 @@ def digest(records: Records, parts: Iterable[pa.Table] | None = None, *, windows
         parts=parts,
         chunks=kept,
     )
+
+
+def without_warmup(requests: pa.Table, window: Window) -> pa.Table:
+    """Requests of which those that the window leaves out (``Window.first_index``) have the phase ``warmup``."""
+    if not window.first_index:
+        return requests
+    early = pc.and_(
+        pc.equal(requests.column("measurement"), window.measurement), pc.less(requests.column("index"), window.first_index)
+    )
+    left_out = pc.and_(pc.equal(requests.column("phase"), "measure"), early)
+    phases = pc.if_else(left_out, "warmup", requests.column("phase"))
+    return requests.set_column(requests.schema.get_field_index("phase"), REQUESTS.field("phase"), phases)
 
 
 def _cut(chunks: pa.Table) -> list[pa.Table]:
@@ -131,11 +157,15 @@ class _Taking:
         self._waiting: list[TokenChunks] = []
         self._held, self.late = held, np.zeros(len(held), np.bool_)
         self._measurement = ints(requests, "measurement")
-        self._done = equals(requests, "phase", "measure") & equals(requests, "outcome", "ok")
         self._start_ns, self._stop_ns = (np.zeros(len(requests), np.int64) for _ in range(2))
+        self.received: dict[int, Received] = {}
+        sent_ns = ints(requests, "sent_ns", UNKNOWN)
         for window in windows:
             mine = self._measurement == window.measurement
             self._start_ns[mine], self._stop_ns[mine] = window.measure_ns, window.stop_ns
+            self.received[window.measurement] = Received(sent_ns[mine & (sent_ns != UNKNOWN) & (sent_ns <= window.stop_ns)])
+            requests = without_warmup(requests, window)
+        self._done = equals(requests, "phase", "measure") & equals(requests, "outcome", "ok")
 
     def take(self, chunks: TokenChunks) -> None:
         """Take in a part."""
@@ -157,6 +187,7 @@ class _Taking:
         self.late[found.late] = True
         if not len(found.late):
             self._keep(found)
+            self._receive(chunks)
 
     def _keep(self, found: NewGaps) -> None:
         row, counts, gap_ns = found.row, found.counts, found.gap_ns
@@ -169,3 +200,13 @@ class _Taking:
                 gaps.add(gap_ns, row, counts)
             else:
                 gaps.add(gap_ns[np.repeat(mine, counts)], row[mine], counts[mine])
+
+    def _receive(self, chunks: TokenChunks) -> None:
+        number = self._measurement[chunks.row[chunks.heads]]
+        for one in np.unique(number):
+            received = self.received.get(int(one))
+            if received is None:
+                continue
+            mine = number == one
+            which = slice(None) if mine.all() else np.repeat(mine, chunks.lengths)
+            received.add(chunks.t_ns[which], chunks.tokens[which])

@@ -1,4 +1,4 @@
-"""The bootstrap of a ratio for any number of values: where there are too many to weigh one by one, requests are drawn in groups.
+"""The bootstrap for any number of values: where there are too many to weigh one by one, requests are drawn in groups.
 
 A group is drawn as a whole, so that a resample is a thousand weights whatever the number of values. Groups are made of
 requests from all over the repeat (every G-th), hence independent as requests are, and the interval is that of drawing requests;
@@ -20,7 +20,7 @@ import numpy as np
 
 from labkit.measure.columns import Floats, Ints
 from labkit.measure.gaps import Gaps, pooled_percentiles_s
-from labkit.measure.statistics import Interval, Repeat, Statistic, bootstrap_ratio
+from labkit.measure.statistics import Bootstrapped, Repeat, Resampled, Statistic, bootstrap, bootstrapped
 
 #: Values of both sides together that are weighed one by one: 2,000 resamples of them take a second.
 MOST_VALUES: Final = 20_000
@@ -70,7 +70,7 @@ def pooled_percentiles(repeats: Sequence[Values], qs: Sequence[float]) -> Floats
     return found
 
 
-def resampled_ratio(
+def grouped_bootstrap(
     repeats_a: Sequence[Values],
     repeats_b: Sequence[Values],
     statistic: Statistic,
@@ -80,46 +80,30 @@ def resampled_ratio(
     resamples: int = 2000,
     level: float = 0.95,
     least: int = 1,
-) -> Interval | None:
-    """``bootstrap_ratio`` of repeats that ran in pairs, in bounded time and memory.
+) -> Bootstrapped:
+    """``bootstrap`` of repeats that ran in pairs, in bounded time and memory.
 
     Args:
-        repeats_a, repeats_b: as many of one side as of the other, each with a value.
+        repeats_a, repeats_b: as many of one side as of the other; a side may have no value.
         statistic: of ascending values and their weights.
         q: the percentile that it is; ``None``: a mean or a sum.
         seed, resamples, level, least: as there.
     """
     if sum(map(len, (*repeats_a, *repeats_b))) <= MOST_VALUES:
-        a, b = ([one if isinstance(one, Repeat) else one.repeat() for one in side] for side in (repeats_a, repeats_b))
-        return bootstrap_ratio(a, b, statistic, seed=seed, resamples=resamples, level=level, paired=True, least=least)
+        single = [[one if isinstance(one, Repeat) else one.repeat() for one in side] for side in (repeats_a, repeats_b)]
+        return bootstrap(single[0], single[1], statistic, seed=seed, resamples=resamples, level=level, paired=True, least=least)
     sides = [[_Grouped.of(one, len(side)) for one in side] for side in (repeats_a, repeats_b)]
     weights = _weights(seed, resamples, *(tuple(one.units for one in side) for side in sides))
-    bottom, top = (_value(repeats, statistic, q) for repeats in (repeats_a, repeats_b))
-    if not (np.isfinite(bottom) and np.isfinite(top)) or bottom == 0:
-        return None
     with ThreadPoolExecutor(max_workers=2) as threads:
-        below, above = threads.map(lambda side, times: _resampled(side, times, statistic, q), sides, weights)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = above / below
-    ratios = ratios[~np.isnan(ratios)]
-    if not len(ratios):
-        return None
-    low, high = np.percentile(ratios, [50 - 50 * level, 50 + 50 * level], method="nearest")
-    count = len(repeats_a)
-    enough = 1 < count < 5 and all(len(one) >= least for one in (*repeats_a, *repeats_b))
-    lowest, highest = _range(repeats_a, repeats_b, statistic, q) if enough else (None, None)
+        a, b = threads.map(lambda side, times: _resampled(side, times, statistic, q), sides, weights)
+    enough = 1 < len(repeats_a) < 5 and all(len(one) >= least for one in (*repeats_a, *repeats_b))
     grouped = any(one.units < one.requests for side in sides for one in side)
-    requests = "groups of requests" if grouped else "requests"
-    return Interval(
-        float(low),
-        top / bottom,
-        float(high),
+    return bootstrapped(
+        a,
+        b,
         level=level,
-        n=sum(one.requests for side in sides for one in side),
-        repeats=count,
-        over=f"repeats and {requests}" if count > 1 else requests,
-        lowest=lowest,
-        highest=highest,
+        extremes=_range(repeats_a, repeats_b, statistic, q) if enough else (None, None),
+        unit="groups of requests" if grouped else "requests",
     )
 
 
@@ -221,8 +205,13 @@ def _drawn(rng: np.random.Generator, sizes: tuple[int, ...], drawn: Ints) -> Flo
     return weights
 
 
-def _resampled(side: Sequence[_Grouped], weights: Floats, statistic: Statistic, q: float | None) -> Floats:
-    return _sums(side, weights, statistic) if q is None else _percentiles(side, weights, q)
+def _resampled(side: Sequence[_Grouped], weights: Floats, statistic: Statistic, q: float | None) -> Resampled:
+    estimate = _value([one.values for one in side], statistic, q)
+    if not np.isfinite(estimate):
+        drawn = np.full(len(weights), np.nan)
+    else:
+        drawn = _sums(side, weights, statistic) if q is None else _percentiles(side, weights, q)
+    return Resampled(estimate, drawn, sum(one.requests for one in side), len(side))
 
 
 def _sums(side: Sequence[_Grouped], weights: Floats, statistic: Statistic) -> Floats:

@@ -18,7 +18,7 @@ from labkit.errors import UnknownMetric
 from labkit.measure.answers import Answers
 from labkit.measure.columns import Bools, Floats
 from labkit.measure.counters import energy_j, means, total_growth
-from labkit.measure.digest import Digest, digest
+from labkit.measure.digest import Digest, digest, without_warmup
 from labkit.measure.gaps import Gaps
 from labkit.measure.records import Records, Window
 from labkit.measure.statistics import least_values, percentile, too_few
@@ -38,6 +38,7 @@ __all__ = [
     "request_metrics",
     "slo_lacks",
     "summarise",
+    "taken_in",
 ]
 
 #: A gap longer than this is a stall that a reader notices.
@@ -123,7 +124,7 @@ def summarise(records: Records | Digest, window: Window, *, slo: Slo | None = No
         window: the measurement.
         slo: for ``goodput_request_s`` and ``slo_attainment``; they are ``None`` without one.
     """
-    mine = of_measurement(records if isinstance(records, Digest) else digest(records, windows=(window,)), window)
+    mine = taken_in(records, window)
     requests, answers = request_metrics(mine), mine.answers
     sheet = _Sheet()
     _counts(sheet, requests, window)
@@ -142,14 +143,23 @@ def of_measurement(records: Digest, window: Window) -> Digest: ...
 @overload
 def of_measurement(records: Records | Digest, window: Window) -> Records | Digest: ...
 def of_measurement(records: Records | Digest, window: Window) -> Records | Digest:
-    """The requests and chunks of one measurement; samples, spans and events as they are."""
+    """The requests and chunks of one measurement; samples, spans and events as they are.
+
+    Requests of the measure phase that the window leaves out as warm-up (``Window.first_index``) have the phase ``warmup`` here.
+    """
     if isinstance(records, Digest):
         return records.of(window)
     requests = records.requests.filter(pc.equal(records.requests.column("measurement"), window.measurement))
+    requests = without_warmup(requests, window)
     chunks = records.chunks
     if requests.num_rows < records.requests.num_rows:
         chunks = chunks.filter(pc.is_in(chunks.column("request"), value_set=requests.column("request").combine_chunks()))
     return Records(requests, chunks, records.samples, records.spans, records.events, (window,))
+
+
+def taken_in(records: Records | Digest, window: Window) -> Digest:
+    """``of_measurement`` with the chunks taken in."""
+    return (records if isinstance(records, Digest) else digest(records, windows=(window,))).of(window)
 
 
 def is_open_loop(window: Window) -> bool:

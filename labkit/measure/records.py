@@ -116,6 +116,11 @@ class Window:
         accelerators: accelerators held by the whole topology, in fractions where a GPU is shared; 0 where unknown.
         accelerator: what one is: ``"GPU"`` or ``"core"``.
         workload: ``Workload.to_dict()``; of an imported run with ``UNRECORDED`` values.
+        first_index: requests of the measure phase from this index on count; earlier ones are warm-up that was found
+            afterwards (``measure.warmup``), and ``measure_ns`` lies where they end. Their rows keep the phase they were sent in.
+        cut: how that was found, in words; empty where it was not looked for.
+        settled: whether a stationary part was found; ``None`` where that is not known.
+        stopped: why it was stopped before its time; empty where it was not.
     """
 
     measurement: int
@@ -130,6 +135,10 @@ class Window:
     accelerators: float
     accelerator: Literal["GPU", "core"]
     workload: dict[str, Any]
+    first_index: int = 0
+    cut: str = ""
+    settled: bool | None = None
+    stopped: str = ""
 
     @property
     def length_s(self) -> float:

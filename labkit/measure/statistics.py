@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +39,8 @@ class Interval:
     Attributes:
         low, estimate, high: the estimate is of the data themselves; the bounds are bootstrap percentiles (``high`` may be inf).
         level: coverage aimed at, such as 0.95.
-        n: values (requests) that the estimate is of, both sides together.
-        repeats: the smaller number of repeats of the two sides.
+        n: values (requests) that the estimate is of; of a ratio, both sides together.
+        repeats: how many; of a ratio, the smaller number of the two sides.
         over: what was resampled: ``repeats and requests``, or ``requests`` where a side has one repeat only; where there are
             too many to draw one by one, ``groups of requests`` in their place.
         lowest, highest: range of the ratio over the pairs of repeats, printed where there are fewer than 5; ``None`` otherwise.
@@ -55,6 +55,12 @@ class Interval:
     over: str = "repeats and requests"
     lowest: float | None = None
     highest: float | None = None
+
+    @property
+    def spread(self) -> float:
+        """The farther bound's distance from the estimate, as a part of it: 0.1 is within ±10 %."""
+        farther = max(self.high - self.estimate, self.estimate - self.low)
+        return farther / abs(self.estimate) if self.estimate else float("inf")
 
     @property
     def shows_difference(self) -> bool:
@@ -154,36 +160,93 @@ def bootstrap_ratio(
     Returns:
         ``None`` where a side has no values, or where the statistic of side A is 0.
     """
+    return bootstrap(
+        repeats_a, repeats_b, statistic, seed=seed, resamples=resamples, level=level, paired=paired, least=least
+    ).ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrapped:
+    """Intervals of both sides and of their ratio, from the same resamples; ``None`` where a side has no value (or A is 0)."""
+
+    a: Interval | None
+    b: Interval | None
+    ratio: Interval | None
+
+
+def bootstrap(
+    repeats_a: Sequence[Repeat],
+    repeats_b: Sequence[Repeat],
+    statistic: Statistic,
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = 0.95,
+    paired: bool = False,
+    least: int = 1,
+) -> Bootstrapped:
+    """The statistic of each side and of B over A, each with its interval; arguments as for ``bootstrap_ratio``."""
     sides = (_Pool.of(repeats_a), _Pool.of(repeats_b))
     bottom, top = (statistic(side.values, np.ones(len(side.values))) for side in sides)
-    if not (np.isfinite(bottom) and np.isfinite(top)) or bottom == 0:
-        return None
     rng = np.random.default_rng(seed)
     paired = paired and len(repeats_a) == len(repeats_b)
-    ratios = np.full(resamples, np.nan)
+    below, above = np.full((2, resamples), np.nan)
     for i in range(resamples):
         drawn_a = _draw(rng, len(repeats_a))
         drawn_b = drawn_a if paired else _draw(rng, len(repeats_b))
-        below = statistic(sides[0].values, sides[0].weights(rng, drawn_a))
-        above = statistic(sides[1].values, sides[1].weights(rng, drawn_b))
-        ratios[i] = above / below if below else (np.inf if above else np.nan)
-    ratios = ratios[~np.isnan(ratios)]
-    if not len(ratios):
-        return None
-    low, high = np.percentile(ratios, [50 - 50 * level, 50 + 50 * level], method="nearest")
-    repeats = min(len(repeats_a), len(repeats_b))
+        below[i] = statistic(sides[0].values, sides[0].weights(rng, drawn_a))
+        above[i] = statistic(sides[1].values, sides[1].weights(rng, drawn_b))
     enough = all(len(repeat.values) >= least for repeat in (*repeats_a, *repeats_b))
-    lowest, highest = _range(repeats_a, repeats_b, statistic) if 1 < repeats < 5 and enough else (None, None)
-    return Interval(
-        float(low),
-        float(top / bottom),
-        float(high),
+    fewer = 1 < min(len(repeats_a), len(repeats_b)) < 5
+    return bootstrapped(
+        Resampled(bottom, below, sides[0].requests, len(repeats_a)),
+        Resampled(top, above, sides[1].requests, len(repeats_b)),
         level=level,
-        n=sum(side.requests for side in sides),
-        repeats=repeats,
-        over="repeats and requests" if repeats > 1 else "requests",
-        lowest=lowest,
-        highest=highest,
+        extremes=_range(repeats_a, repeats_b, statistic) if fewer and enough else (None, None),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resampled:
+    """A side's statistic, and the same of every resample (NaN where it has no value).
+
+    Attributes:
+        n, repeats: requests and repeats that it is of.
+    """
+
+    estimate: float
+    drawn: Floats
+    n: int
+    repeats: int
+
+    def interval(self, level: float, unit: str) -> Interval | None:
+        """With percentiles of the resamples for bounds; ``None`` where there is no value."""
+        drawn = self.drawn[~np.isnan(self.drawn)]
+        if not np.isfinite(self.estimate) or not len(drawn):
+            return None
+        low, high = np.percentile(drawn, [50 - 50 * level, 50 + 50 * level], method="nearest")
+        over = f"repeats and {unit}" if self.repeats > 1 else unit
+        return Interval(float(low), float(self.estimate), float(high), level=level, n=self.n, repeats=self.repeats, over=over)
+
+
+def bootstrapped(
+    a: Resampled, b: Resampled, *, level: float, extremes: tuple[float | None, float | None], unit: str = "requests"
+) -> Bootstrapped:
+    """The intervals that resamples give, drawn for both sides together.
+
+    Args:
+        a, b: the sides.
+        level: of the intervals.
+        extremes: lowest and highest ratio of a pair of repeats.
+        unit: what was drawn within a repeat.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = b.drawn / a.drawn  # over 0: infinite, and undefined where both are
+        ratio = b.estimate / a.estimate if a.estimate else np.nan
+    both = Resampled(ratio, ratios, a.n + b.n, min(a.repeats, b.repeats)).interval(level, unit)
+    lowest, highest = extremes
+    return Bootstrapped(
+        a.interval(level, unit), b.interval(level, unit), None if both is None else replace(both, lowest=lowest, highest=highest)
     )
 
 

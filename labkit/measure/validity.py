@@ -2,44 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from collections.abc import Collection, Mapping
+from typing import Any, Final
 
 import numpy as np
 import pyarrow.compute as pc
 
-from labkit.measure.counters import is_shared, means
-from labkit.measure.digest import Digest, digest
-from labkit.measure.metrics import is_open_loop, of_measurement, summarise
+from labkit.measure.counters import is_shared
+from labkit.measure.digest import Digest
+from labkit.measure.machine import held_gpus, machine_marks
+from labkit.measure.mark import Kind, Mark, grouped
+from labkit.measure.metrics import is_open_loop, summarise, taken_in
 from labkit.measure.records import Records, Window
+from labkit.measure.saturation import saturation_of
 from labkit.measure.statistics import drift, least_values
 from labkit.measure.timing import RequestMetrics, request_metrics
 
-Kind = Literal[
-    "failures", "send_lag", "client_limited", "few_requests", "not_stationary", "foreign_cpu", "steal", "shared_gpu",
-    "dummy_weights", "straddled", "mixed_splits", "uncounted_tokens", "imported",
-]  # fmt: skip
+__all__ = ["Kind", "Mark", "dummy_weights", "grouped", "held_gpus", "imported", "marks", "marks_of"]
 
 #: A send later than this, or than this share of the median TTFT, is no longer the load that was asked for.
 MOST_LAG_S: Final = 0.005
 MOST_LAG_OF_TTFT: Final = 0.05
-#: CPU that others used, in cores: on a CPU every tenth of a core is missing from a worker; beside GPUs a core is.
-MOST_FOREIGN_CORES: Final[Mapping[str, float]] = {"core": 0.1, "GPU": 1.0}
-MOST_STEAL: Final = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """One condition of a result: a ``note`` to be printed with it, or a ``warning`` that it may mislead."""
-
-    kind: Kind
-    text: str
-    severity: Literal["note", "warning"] = "warning"
+#: The first request's TTFT in medians of the others: more is a cold start, if no other was nearly as slow.
+_COLD: Final = 3.0
+_COLD_MARGIN: Final = 1.25
 
 
 def marks(
-    records: Records | Digest, window: Window, summary: Mapping[str, float | None] | None = None, *, dummy_weights: bool = False
+    records: Records | Digest,
+    window: Window,
+    summary: Mapping[str, float | None] | None = None,
+    *,
+    dummy_weights: bool = False,
+    gpus: Collection[str] | None = None,
 ) -> list[Mark]:
     """Every mark of a window, warnings first.
 
@@ -48,18 +43,20 @@ def marks(
         window: the measurement.
         summary: what ``summarise`` said of it; computed where absent.
         dummy_weights: whether the model's weights are random (the records do not know).
+        gpus: sources of the GPUs that the split holds (``held_gpus``); all that were sampled by default.
     """
-    records = records if isinstance(records, Digest) else digest(records, windows=(window,))
-    summary = summarise(records, window) if summary is None else summary
-    mine = of_measurement(records, window)
+    mine = taken_in(records, window)
+    summary = summarise(mine, window) if summary is None else summary
     requests = request_metrics(mine)
     measured = requests.select(requests.measured)
     found = [
         _failures(mine, summary),
         *_client(measured, window, summary),
         _few(summary),
+        _saturated(mine, window),
         _drift(measured, window),
-        *_host(records, window),
+        _cold(measured),
+        *machine_marks(mine, window, gpus),
         _straddled(summary),
         _mixed(measured, window),
         _uncounted(requests),
@@ -70,7 +67,17 @@ def marks(
         if dummy_weights
         else None,
     ]
-    return sorted((mark for mark in found if mark is not None), key=lambda mark: mark.severity != "warning")
+    once = grouped([("", (mark for mark in found if mark is not None))])
+    return sorted((mark for mark, _ in once.values()), key=lambda mark: mark.severity != "warning")
+
+
+def marks_of(
+    records: Records | Digest, window: Window, manifest: Mapping[str, Any], summary: Mapping[str, float | None] | None = None
+) -> list[Mark]:
+    """Every mark of a window of a run, with what the run's manifest knows of it; ``summary`` as for ``marks``."""
+    found = marks(records, window, summary, dummy_weights=dummy_weights(manifest), gpus=held_gpus(manifest, window))
+    foreign = imported(manifest)
+    return found if foreign is None else [*found, foreign]
 
 
 def _failures(records: Digest, summary: Mapping[str, float | None]) -> Mark | None:
@@ -112,7 +119,8 @@ def _drift(measured: RequestMetrics, window: Window) -> Mark | None:
     ttft_s = np.where(measured.ok, measured.ttft_from_schedule_s if from_schedule else measured.ttft_s, np.nan)
     found = drift((measured.scheduled_ns - window.measure_ns) / 1e9, ttft_s)
     if found is None or found.stationary:
-        return None
+        text = "no stationary part was found in it: its figures depend on when it was cut"
+        return Mark("not_stationary", text) if window.settled is False else None
     direction = "rose" if found.change > 0 else "fell"
     return Mark(
         "not_stationary",
@@ -121,15 +129,27 @@ def _drift(measured: RequestMetrics, window: Window) -> Mark | None:
     )
 
 
-def _host(records: Digest, window: Window) -> list[Mark | None]:
-    foreign = max(means(records.samples, "foreign_cpu_cores", window).values(), default=0.0)
-    steal = max(means(records.samples, "cpu_steal_fraction", window).values(), default=0.0)
-    return [
-        Mark("foreign_cpu", f"other processes of this node used {foreign:.2g} cores meanwhile")
-        if foreign > MOST_FOREIGN_CORES[window.accelerator]
-        else None,
-        Mark("steal", f"the hypervisor took {steal:.1%} of the CPU time away meanwhile") if steal > MOST_STEAL else None,
-    ]
+def _saturated(records: Digest, window: Window) -> Mark | None:
+    """Also where the load was stopped for it: then the window says in which words."""
+    if window.stopped.startswith("saturated"):
+        return Mark("saturated", f"stopped early: {window.stopped}")
+    found = saturation_of(records, window)
+    return None if found is None else Mark("saturated", f"{found} ({found.t_s:.0f} s after the first request)")
+
+
+def _cold(measured: RequestMetrics) -> Mark | None:
+    """The first request against the others, but those behind it that it held up."""
+    ttft_s = measured.ttft_s[np.argsort(measured.scheduled_ns, kind="stable")]
+    ttft_s = ttft_s[np.isfinite(ttft_s)]
+    if len(ttft_s) < 5:
+        return None
+    median = float(np.median(ttft_s))
+    slow = ttft_s > _COLD * median
+    held_up = int(np.argmin(slow)) if not slow.all() else len(ttft_s)
+    if not held_up or ttft_s[0] <= _COLD_MARGIN * ttft_s[held_up:].max(initial=0.0):
+        return None
+    first = f"the first request took {ttft_s[0]:.2g} s to its first token, {ttft_s[0] / median:.0f} times the median"
+    return Mark("cold_start", f"{first}: the workers were cold; give the workload a warm-up (warmup_s, or warmup='auto')")
 
 
 def _mixed(measured: RequestMetrics, window: Window) -> Mark | None:

@@ -13,6 +13,7 @@ from labkit.spec.arrivals import ARRIVALS, Profile, parse_profile
 from labkit.spec.lengths import Lengths
 
 Api = Literal["completions", "chat"]
+Warmup = Literal["given", "auto"]
 
 _PROCESSES: Final = ("constant", "poisson", "gamma")
 
@@ -45,6 +46,9 @@ class Workload:
         duration_s: seconds over which requests are *sent* in the measure phase, after the warm-up.
         requests: number of requests of the measure phase instead of a duration.
         warmup_s: seconds of the same load before the measure phase; excluded from every result.
+        warmup: ``given``: what is sent in ``warmup_s`` and nothing else is warm-up. ``auto``: the lab also finds, when the
+            load has ended, how many of the first requests of the measure phase still belong to it (``measure.warmup``), at most
+            half; the same requests are sent either way.
         seed: drives lengths, contents, arrivals and samples.
         api: ``completions`` (prompts as token ids) or ``chat`` (text).
         timeout_s: a request that takes longer is recorded as a time-out.
@@ -68,6 +72,7 @@ class Workload:
     duration_s: float | None = None
     requests: int | None = None
     warmup_s: float = 0.0
+    warmup: Warmup = "given"
     seed: int = 0
     api: Api = "completions"
     timeout_s: float = 600.0
@@ -85,6 +90,8 @@ class Workload:
             object.__setattr__(self, "arrivals", "trace" if timed else "poisson")
         self._check_load()
         self._check_extent()
+        if self.warmup not in get_args(Warmup):
+            raise SpecError(f"unknown warmup {self.warmup!r}", remedy="use given, or auto to have its end found")
         if self.api not in get_args(Api):
             raise SpecError(f"unknown api {self.api!r}", remedy=f"use one of {', '.join(get_args(Api))}")
 
@@ -151,7 +158,8 @@ class Workload:
     def _check_numbers(self) -> None:
         if not (isinstance(self.warmup_s, int | float) and math.isfinite(self.warmup_s) and self.warmup_s >= 0):
             raise SpecError(
-                f"workload warmup_s = {self.warmup_s!r} is not a number of seconds ≥ 0", remedy="use 0 for no warm-up"
+                f"workload warmup_s = {self.warmup_s!r} is not a number of seconds ≥ 0",
+                remedy="use 0 for no warm-up; warmup='auto' leaves it to the lab",
             )
         for name in ("seed", "concurrency", "requests", "clip_tokens", "prefix_groups", "prefix_tokens"):
             value = getattr(self, name)

@@ -83,6 +83,11 @@ class HostSampler:
         """Follow these trees from the next reading on: name → pid of the root. May be called while another thread reads."""
         self._wanted = dict(roots)
 
+    def members(self, names: Collection[str]) -> frozenset[int]:
+        """Process ids of these trees as of the last look. May be called while another thread reads."""
+        members = self._members
+        return frozenset(pid for name in names for pid in members.get(name, ()))
+
     def read(self) -> HostReading:
         """One reading; the first has no rates yet."""
         now_ns, wanted = self._clock(), self._wanted
@@ -115,16 +120,17 @@ class HostSampler:
             children.setdefault(process.parent, []).append(pid)
         own_session = os.getsid(0)
         taken: set[int] = set()
-        self._members = {}
+        found: dict[str, dict[int, int]] = {}
         for name, root in self._roots.items():
             sessions = self._sessions.setdefault(name, set())
             tree = _tree_of([root, *(pid for pid, p in processes.items() if p.session in sessions)], children)
             sessions |= {pid for pid in tree & processes.keys() if processes[pid].session == pid} - {own_session}
             tree &= processes.keys() - taken
             taken |= tree
-            self._members[name] = {pid: processes[pid].started for pid in tree}
+            found[name] = {pid: processes[pid].started for pid in tree}
         lab = _tree_of(self._lab, children) & processes.keys() - taken
-        self._members[LAB] = {pid: processes[pid].started for pid in lab}
+        found[LAB] = {pid: processes[pid].started for pid in lab}
+        self._members = found
 
     def _processes(self) -> dict[int, _Process]:
         found = {}

@@ -12,10 +12,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 from labkit.errors import TelemetryError
 from labkit.telemetry.gpm import NEEDS_TWO
+from labkit.telemetry.gpu_processes import ForeignProcesses
 from labkit.telemetry.host import HostSampler
 from labkit.telemetry.nvml import Gpu, GpuReading, Nvml
 from labkit.telemetry.nvml_errors import NvmlUnavailable
@@ -24,6 +26,7 @@ from labkit.telemetry.spans import Progress, RequestSpan, SpanReceiver
 
 ROUTER: Final = "router"
 OWN: Final = "telemetry"
+_PROCESSES_HZ: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class Sampler:
         self._missing: dict[str, dict[str, str]] = {}
         self._host = HostSampler(lab_pids, clock=clock)
         self._skipped = 0
+        self._workers: tuple[str, ...] = ()
         self._scrapes: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("nvml", "host")]
@@ -109,9 +113,14 @@ class Sampler:
             asyncio.create_task(self._every(1.0, self._sample_self())),
         ]
 
-    def watch(self, workers: Sequence[WatchedWorker], router: str | None = None) -> None:
-        """Replace what is watched: process trees, and the metrics pages of workers and router."""
-        self._host.watch({worker.name: worker.pid for worker in workers if worker.pid is not None})
+    def watch(
+        self, workers: Sequence[WatchedWorker], router: str | None = None, clients: Mapping[str, int] | None = None
+    ) -> None:
+        """Replace what is watched: process trees of workers and of load clients (by name), and the metrics pages of workers and
+        router."""
+        trees = {worker.name: worker.pid for worker in workers if worker.pid is not None}
+        self._host.watch({**trees, **(clients or {})})
+        self._workers = tuple(trees)
         wanted = {(w.name, w.metrics_url) for w in workers if w.metrics_url} | ({(ROUTER, router)} if router else set())
         for target in self._scrapes.keys() - wanted:
             self._scrapes.pop(target).cancel()
@@ -173,10 +182,23 @@ class Sampler:
                     self._report(source, {f"{source}/{metric}": why for metric, why in reading.missing.items()})
 
             if gpus:
+                others = await loop.run_in_executor(thread, ForeignProcesses, gpus, self._clock)
+                looking = asyncio.create_task(self._every(_PROCESSES_HZ, partial(self._sample_processes, others)))
+                self._tasks.append(looking)
                 await self._every(hz, tick)
         finally:
             with contextlib.suppress(RuntimeError):
                 thread.submit(nvml.__exit__, None, None, None)
+
+    async def _sample_processes(self, others: ForeignProcesses) -> None:
+        own = self._host.members(self._workers)
+        if not own:  # before workers are known everybody is a stranger
+            return
+        for found in await asyncio.get_running_loop().run_in_executor(self._threads[0], others.read, own):
+            if found.values:
+                self._sink.samples(found.t_ns, found.source, found.values)
+            group = f"{found.source} processes"
+            self._report(group, {f"{found.source}/{metric}": why for metric, why in found.missing.items()})
 
     def _open_gpus(self, nvml: Nvml) -> tuple[list[Gpu], dict[str, str]]:
         """The GPUs to read, and why others cannot be read. Runs on the NVML thread."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from labkit.measure.records import CHUNKS, REQUESTS, SAMPLES, Records, Window
+from labkit.measure.records import CHUNKS, EVENTS, REQUESTS, SAMPLES, Records, Window
 from labkit.spec import Workload
 
 MS = 1_000_000
@@ -52,8 +52,10 @@ def records(
     *,
     windows: Iterable[Window] = (),
     samples: Iterable[tuple[int, str, str, float | None]] = (),
+    faults: Iterable[tuple[int, str]] = (),
 ) -> Records:
-    """Arrow tables of requests with their ``chunks`` (as they arrive) and samples ``(t_ns, source, metric, value)``."""
+    """Arrow tables of requests with their ``chunks`` (as they arrive), samples ``(t_ns, source, metric, value)`` and faults
+    ``(t_ns, text)``."""
     rows = [dict(row) for row in requests]
     chunks = sorted(
         ((t, row["request"], k, text) for row in rows for t, k, text in row.pop("chunks")), key=lambda chunk: chunk[0]
@@ -62,6 +64,7 @@ def records(
         pa.Table.from_pylist(rows, schema=REQUESTS),
         pa.Table.from_pylist([{"request": r, "t_ns": t, "tokens": k, "text": text} for t, r, k, text in chunks], schema=CHUNKS),
         pa.Table.from_pylist([dict(zip(SAMPLES.names, sample, strict=True)) for sample in samples], schema=SAMPLES),
+        events=pa.Table.from_pylist([{"t_ns": t, "kind": "fault", "text": text} for t, text in faults], schema=EVENTS),
         windows=tuple(windows),
     )
 

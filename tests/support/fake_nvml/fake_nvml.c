@@ -6,6 +6,7 @@
  *     error nvmlDeviceGetPowerUsage:1 15          only for GPU 1
  *     field 186 3                                 the field value 186 is refused with 3
  *     gpm 60 3                                    the GPM metric 60 is refused with 3
+ *     pid 1 77                                    the second of the two processes on every GPU has pid 77; 0: it is not there
  * Running totals (energy, PCIe, NVLink, GPM) advance by a fixed amount a call, so that readings are known without a clock.
  */
 #include <stdint.h>
@@ -54,11 +55,13 @@ static unsigned injected(const char *function, int gpu) {
     return error ? error : lookup("error", one, 0);
 }
 
-static unsigned numbered(const char *kind, unsigned id) {
+static unsigned numbered_or(const char *kind, unsigned id, unsigned otherwise) {
     char name[16];
     snprintf(name, sizeof name, "%u", id);
-    return lookup(kind, name, 0);
+    return lookup(kind, name, otherwise);
 }
+
+static unsigned numbered(const char *kind, unsigned id) { return numbered_or(kind, id, 0); }
 
 API unsigned nvmlInitWithFlags(unsigned flags) { (void)flags; ASK_SYSTEM(); return 0; }
 API unsigned nvmlInit_v2(void) { ASK_SYSTEM(); return 0; }
@@ -162,9 +165,12 @@ API unsigned nvmlDeviceGetNvLinkRemotePciInfo_v2(void *d, unsigned link, pci_t *
 }
 API unsigned nvmlDeviceGetComputeRunningProcesses_v3(void *d, unsigned *n, process_t *out) {
     ASK(d);
-    if (!out) { *n = 2; return 7; }
-    *n = 2;
-    out[0] = (process_t){4242, 8ULL << 30, 0xFFFFFFFFu, 0xFFFFFFFFu};
-    out[1] = (process_t){4343, ~0ULL, 0xFFFFFFFFu, 0xFFFFFFFFu};
-    return 0;
+    unsigned pids[2] = {numbered_or("pid", 0, 4242), numbered_or("pid", 1, 4343)}, room = out ? *n : 0, found = 0;
+    for (unsigned i = 0; i < 2; i++) {
+        if (!pids[i]) continue;
+        if (found < room) out[found] = (process_t){pids[i], i ? ~0ULL : 8ULL << 30, 0xFFFFFFFFu, 0xFFFFFFFFu};
+        found++;
+    }
+    *n = found;
+    return found > room ? 7 : 0;
 }

@@ -53,6 +53,22 @@ def test_open_loop_with_warm_up_and_chat(server):
     assert "requests measured in 0.5 s" in done.stdout
 
 
+def test_a_warm_up_is_found_where_it_is_left_to_the_client(server):
+    options = ["--isl", "8", "--osl", "4", "--rate", "80", "--arrivals", "constant", "--requests", "60", "--warmup", "auto"]
+    done = bench(server, "plain?ttft=5&itl=1", *options)
+    assert done.returncode == 0, done.stderr
+    measured = int(re.search(r"(\d+) requests measured", done.stdout)[1])
+    left_out = re.search(r"warm-up found: the first (\d+) requests left out", done.stdout)
+    assert measured == 60 - (int(left_out[1]) if left_out else 0)
+    assert left_out or "nothing left out" in done.stdout or "no warm-up was found" in done.stdout
+
+
+def test_a_warm_up_that_is_no_number_is_refused(server):
+    done = bench(server, "plain", *SMALL, "--warmup", "some")
+    assert done.returncode == 2
+    assert "--warmup some" in done.stderr
+
+
 def test_a_plain_openai_server_is_measured_without_foreign_fields(server):
     before = len(server.log)
     done = bench(server, "strict?ttft=2&itl=1", *SMALL, url=server.url)

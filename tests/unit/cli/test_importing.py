@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_an_imported_run_is_shown_with_its_source_and_its_mark(capsys: pytest.Ca
     assert "source aiperf 0.13.0, 2026-" in out
     assert "profile_export.jsonl (sha256 " in out
     assert "reported time_to_first_token_p50_ms 31.9" in out
-    assert "1P1D 1 16 3 31.9/" in out
+    assert re.search(r"1P1D 1! \S+–\S+ 16 3 31\.9/", out)
     assert "! 1P1D #1: measured by aiperf 0.13.0 and imported; not recorded: " in out
     assert main(["show", "peer", "--json", "--results", str(results)]) == 0
     (window,) = json.loads(capsys.readouterr().out)["windows"]

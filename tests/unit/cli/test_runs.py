@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from labkit.cli.main import main
 from labkit.measure.metrics import summarise
+from labkit.measure.warmup import begin_at
 from labkit.store import Run
 from tests.support.saved_runs import WORKLOAD, saved_run
 
@@ -65,8 +67,8 @@ def test_show_says_what_a_run_was_and_measured(
     summary = summarise(run.records(), run.windows[0])
     assert summary["ttft_p50_s"] is not None
     row = next(line for line in out.splitlines() if line.startswith("2A")).split()
-    assert row[1:4] == ["1", f"{summary['requests']:.0f}", "0"]
-    assert row[4] == f"{summary['ttft_p50_s'] * 1e3:.0f}/–a"
+    assert row[1:5] == ["1", "2.0–14.0", f"{summary['requests']:.0f}", "0"]
+    assert row[5] == f"{summary['ttft_p50_s'] * 1e3:.0f}/–a"
     assert f"a  {summary.reasons['ttft_p99_s']}" in out
     assert "Disaggregated (1P1D), against Aggregated (2A)" in out
     assert "requests.parquet" in out
@@ -121,9 +123,9 @@ def test_a_run_without_a_request_says_so(capsys: pytest.CaptureFixture[str], res
 def test_uncounted_tokens_are_a_footnote_and_not_zero(capsys: pytest.CaptureFixture[str], results: Path):
     saved_run(results, "attached", ("attached",), tokens_known=False, fail=0.3, samples=False, spans=False)
     out = said(capsys, "show", "attached", results=results)
-    row = next(line for line in out.splitlines() if line.startswith("attached 1")).split()
+    row = next(line for line in out.splitlines() if line.startswith("attached 1!")).split()
     note = next(line for line in out.splitlines() if line.endswith("the server does not say how many tokens a chunk holds"))
-    assert row[5] == row[6] == row[7] == f"–{note[0]}"
+    assert row[6] == row[7] == row[8] == f"–{note[0]}"
     assert "requests failed" in out
 
 
@@ -143,19 +145,28 @@ def test_an_old_schema_is_refused_by_name(capsys: pytest.CaptureFixture[str], re
     assert "schema version 0" in capsys.readouterr().err
 
 
-def test_show_says_what_prefills_do_per_window_and_per_side(capsys: pytest.CaptureFixture[str], results: Path):
+def test_show_says_what_prefills_do_per_side(capsys: pytest.CaptureFixture[str], results: Path):
     saved_run(results, "one-side", ("2A",) * 3, rate=2.2, samples=False)
     saved_run(results, "separated", ("1P1D",), samples=False)
     out = said(capsys, "show", "one-side", results=results)
-    assert next(line for line in out.splitlines() if line.startswith("side")).split()[-1] == "interf."
     assert "\nInterference in 2A: prefills on the same worker lengthen a token's gap by +" in out
     shown = json.loads(said(capsys, "show", "one-side", "--json", results=results))["windows"]
-    values = [window["interference"]["worker"]["value"] for window in shown]
-    cells = [line.split()[-1] for line in out.splitlines() if line.startswith("2A ")]
-    assert len(cells) == len(values) == 3
-    assert any(value is not None for value in values)
-    for cell, value in zip(cells, values, strict=True):
-        assert cell == f"{value:+.0%}" if value is not None else cell.startswith("–")
+    assert len(shown) == 3
+    assert any(window["interference"]["worker"]["value"] is not None for window in shown)
     out = said(capsys, "show", "separated", results=results)
     assert "Interference in 1P1D: undefined: dedicated decode workers never prefill" in out
-    assert "  dedicated decode workers never prefill\n" in out, "a footnote of the table"
+
+
+def test_windows_say_how_they_were_cut_and_which_are_marked(capsys: pytest.CaptureFixture[str], results: Path):
+    run = saved_run(results, "cut", samples=False)
+    records = run.records()
+    for window in run.windows[:2]:
+        run.add_window(begin_at(records, window, 3, "warm-up found: the first 3 requests left out (MSER-5 of TTFT)"))
+    run.add_window(replace(run.windows[2], stopped="saturated: arrivals 4/s, completions 2/s over the last 12 s, 30 in flight"))
+    out = said(capsys, "show", "cut", results=results)
+    lines = [line for line in out.splitlines() if line.startswith(("2A ", "1P1D "))]
+    assert lines[2].split()[1] == "2!", "it was stopped for saturation"
+    begin = (run.windows[0].measure_ns - run.windows[0].start_ns) / 1e9
+    assert lines[0].split()[2] == f"{begin:.1f}–14.0"
+    assert "2A #1, 1P1D #1: warm-up found: the first 3 requests left out (MSER-5 of TTFT)" in out
+    assert "2A #2: stopped early: saturated: arrivals 4/s, completions 2/s over the last 12 s" in out

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from labkit.errors import ComparisonError, UnknownMetric
-from labkit.experiments.compare import compare, compare_runs
+from labkit.experiments.compare import compare, compare_runs, ratio_of
 from labkit.measure.metrics import summarise
-from labkit.measure.records import REQUESTS, UNRECORDED, Records
+from labkit.measure.records import REQUESTS, SAMPLES, UNRECORDED, Records
+from labkit.measure.warmup import begin_at
 from labkit.spec import Slo, Workload
 from labkit.store import SegmentWriter, create_run
 from labkit.store.manifest import write_json
@@ -69,6 +71,73 @@ def test_rows_pool_repeats_and_carry_the_ratio():
     assert not found.row("output_tok_s").ratio.shows_difference
     assert found.row("output_tok_s_per_gpu").a == pytest.approx(found.row("output_tok_s").a / 2)
     json.dumps(found.to_dict())
+
+
+def test_each_sides_value_has_an_interval_of_its_own():
+    found = compare(RECORDS, "2A", "1P1D", slo=Slo(ttft_s=0.5), resamples=200)
+    for row in found.rows:
+        for value, interval in ((row.a, row.a_interval), (row.b, row.b_interval)):
+            assert interval.estimate == pytest.approx(value)
+            assert interval.low <= value <= interval.high
+    one_sided = two_sides(repeats=1, count=120)
+    few = pc.or_(pc.equal(one_sided.requests["measurement"], 0), pc.less(one_sided.requests["index"], 40))
+    kept = one_sided.requests.filter(few)
+    row = compare(replace(one_sided, requests=kept), "2A", "1P1D", allow_unequal=True, resamples=50).row("ttft_p99_s")
+    assert (row.ratio, row.b_interval) == (None, None)
+    assert row.a_interval.estimate == pytest.approx(row.a)
+
+
+def test_one_ratio_alone_is_that_of_the_whole_comparison():
+    whole = compare(RECORDS, "2A", "1P1D", slo=Slo(ttft_s=0.5), resamples=50)
+    for key in ("itl_p99_s", "ttft_p50_s", "goodput_request_s"):
+        assert ratio_of(RECORDS, "2A", "1P1D", key, slo=Slo(ttft_s=0.5), resamples=50) == whole.row(key).ratio
+    assert ratio_of(RECORDS, "2A", "1P1D", "goodput_request_s") is None
+
+
+def test_the_share_of_requests_that_meet_the_slo_is_compared():
+    found = compare(RECORDS, "2A", "1P1D", slo=Slo(ttft_s=0.35, tpot_s=None), resamples=50).row("slo_attainment")
+    shares = [summarise(RECORDS, one, slo=Slo(ttft_s=0.35, tpot_s=None))["slo_attainment"] for one in RECORDS.windows]
+    assert found.a == pytest.approx((shares[0] + shares[2]) / 2)
+    assert found.b == pytest.approx((shares[1] + shares[3]) / 2)
+    assert found.ratio.high < 1, "1P1D takes longer to its first token"
+    assert compare(RECORDS, "2A", "1P1D", resamples=20).row("slo_attainment").reason == "no SLO was given"
+
+
+def test_a_pair_counts_from_the_same_request_on():
+    made = RECORDS
+    windows = [begin_at(made, one, {0: 4, 3: 10}.get(one.measurement, 0), "found") for one in made.windows]
+    found = compare(replace(made, windows=tuple(windows)), "2A", "1P1D", resamples=20)
+    assert found.requests == 240 - 2 * 4 - 2 * 10
+    assert "the first 4 to 10 requests of a repeat left out on both sides" in str(found.conditions)
+    assert "left out" not in str(compare(made, "2A", "1P1D", resamples=20).conditions)
+
+
+def with_samples(made: Records, source: str, metric: str, value: float, measurements: set[int]) -> Records:
+    rows = [
+        {"t_ns": t_ns, "source": source, "metric": metric, "value": value}
+        for one in made.windows
+        if one.measurement in measurements
+        for t_ns in range(one.measure_ns, one.stop_ns, SECOND)
+    ]
+    return replace(made, samples=pa.Table.from_pylist(rows, schema=SAMPLES))
+
+
+def test_unequal_marks_are_said_and_so_are_the_repeats_that_have_them():
+    found = compare(with_samples(RECORDS, "host", "cpu_steal_fraction", 0.2, {1}), "2A", "1P1D", resamples=20)
+    assert found.notes == ("unequal conditions: 1P1D alone is marked steal, and differences may come of it",)
+    (mark,) = (mark for mark in found.marks["1P1D"] if mark.kind == "steal")
+    assert mark.text.endswith("(in #1 of 2 repeats)")
+    both = compare(with_samples(RECORDS, "host", "cpu_steal_fraction", 0.2, {0, 1, 2, 3}), "2A", "1P1D", resamples=20)
+    assert both.notes == ()
+    assert not any("repeats" in mark.text for mark in both.marks["2A"] if mark.kind == "steal")
+
+
+def test_a_mark_of_a_gpu_that_no_side_holds_is_none():
+    foreign = with_samples(two_sides(accelerator="GPU"), "gpu7", "foreign_processes", 1.0, {1, 3})
+    on_gpus = replace(foreign, windows=tuple(replace(one, accelerator="GPU") for one in foreign.windows))
+    manifest = {"epochs": [{"epoch": 0, "gpus": {"w0": [0], "w1": [1]}}]}
+    assert compare(on_gpus, "2A", "1P1D", resamples=20, manifest=manifest).notes == ()
+    assert "foreign_gpu" in compare(on_gpus, "2A", "1P1D", resamples=20).notes[0]
 
 
 @pytest.mark.parametrize("side", ["a", "b"])

@@ -15,9 +15,9 @@ ABOUT = Conditions("demo", True, "Xeon", "2 cores each", "1.5 req/s Poisson, ISL
 SMALL = "n too small (n=12, p99 needs 100)"
 
 
-def row(key: str, label: str, a, b, ratio=None, *, unit="ms", lower=True, reason="") -> Row:
+def row(key: str, label: str, a, b, ratio=None, *, unit="ms", lower=True, reason="", **intervals) -> Row:
     interval = None if ratio is None else Interval(*ratio)
-    return Row(key, label, unit, lower, a, b, (), (), interval, reason)
+    return Row(key, label, unit, lower, a, b, (), (), interval, reason, **intervals)
 
 
 def comparison(*changes: Row, **fields) -> Comparison:
@@ -81,6 +81,23 @@ def test_sub_50_ms_is_three_figures_a_side():
     )
 
 
+def test_a_value_whose_interval_holds_50_ms_is_not_decided():
+    rows = [
+        row(
+            "tpot_p50_s", "TPOT p50", 0.042, 0.03, a_interval=Interval(0.04, 0.042, 0.045), b_interval=Interval(0.02, 0.03, 0.06)
+        ),
+        row("itl_p99_s", "ITL p99", 0.325, 0.049, (0.1, 0.15, 0.2), a_interval=Interval(0.3, 0.325, 0.35)),
+    ]
+    said = verdict(comparison(*rows)).tokens
+    assert "2A: p50 TPOT 42.0 ms [40.0, 45.0] ✓, p99 TPOT 61.0 ms ✗, p99 ITL 325 ms [300, 350] ✗" in said
+    assert "1P1D: p50 TPOT 30.0 ms [20.0, 60.0] ?, p99 TPOT 31.0 ms ✓, p99 ITL 49.0 ms ✓" in said
+
+
+def test_what_was_decided_while_it_ran_is_a_condition():
+    about = replace(ABOUT, warmup="warm-up found", ended="repeats ended after 4 repeats")
+    assert "; warm-up found; repeats ended after 4 repeats; equal hardware" in verdict(comparison(conditions=about)).conditions
+
+
 def test_too_few_values_fall_to_p95_and_say_so():
     few = [row("tpot_p99_s", "TPOT p99", None, None, reason=SMALL), row("itl_p99_s", "ITL p99", None, None, reason=SMALL)]
     said = verdict(comparison(*few))
@@ -141,6 +158,8 @@ def test_marks_name_their_side_and_shared_gpus_once():
 def test_goodput_under_an_slo():
     good = row("goodput_request_s", "goodput", 1.0, 1.5, (1.3, 1.5, 1.7), unit="req/s", lower=False)
     assert verdict(comparison(good, slo=Slo())).goodput == "Goodput under TPOT ≤ 50 ms: 1 → 1.5 req/s, ratio 1.5 [1.3, 1.7]."
+    met = row("slo_attainment", "requests that meet the SLO", 0.8, 0.953, unit="", lower=False)
+    assert verdict(comparison(good, met, slo=Slo())).goodput.endswith("ratio 1.5 [1.3, 1.7]; met by 80% → 95% of the requests.")
     assert verdict(comparison()).goodput == ""
     unknown = replace(good, a=None, b=None, ratio=None, reason="not counted")
     assert verdict(comparison(unknown, slo=Slo())).goodput == "Goodput is unknown: not counted."

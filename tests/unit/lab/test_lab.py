@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import ClassVar
 import pytest
 
 import labkit.lab.lab as lab_module
-from labkit.errors import LabError, LaunchError, MissingEngine, ResplitError, SpecError, StoreError
+from labkit.errors import LabError, LaunchError, LoadError, MissingEngine, ResplitError, SpecError, StoreError
 from labkit.lab.lab import ENGINES, Lab
 from labkit.serve.engines.base import EngineOptions
 from labkit.serve.ports import free_ports
@@ -60,6 +61,7 @@ class Agent:
 
     missing: ClassVar[dict[str, str]] = {}
     otlp_endpoint = None
+    pids: ClassVar[dict[str, int]] = {"load0": os.getpid()}
 
     @classmethod
     def start(cls, *_: object, **__: object) -> Agent:
@@ -139,13 +141,27 @@ def test_measure_resplit_under_load_and_read_it_all_again(
     kinds = read.events.column("kind").to_pylist()
     assert [kinds.count(kind) for kind in ("launch", "load", "resplit")] == [2, 3, 1]
     sources = set(read.samples.column("source").to_pylist())
-    assert {"w0", "w1", "host"} <= sources
+    assert {"w0", "w1", "host", "load0"} <= sources
     summary = json.loads((run.path / "summary.json").read_text())
     assert set(summary) >= {"0", "1", "2"} or set(summary.get("measurements", {})) >= {"0", "1", "2"}
 
     canary = [path for path in run.path.rglob("*") if path.is_file() and b"canary-4242" in path.read_bytes()]
     assert canary == []
     until(lambda: open_files() <= files, "the closing of pipes, ports and segments")
+
+
+@pytest.mark.usefixtures("blind")
+def test_a_warm_up_left_to_the_lab_is_found_and_kept_in_the_window(open_lab: OpenLab):
+    work = Workload(isl=16, osl=4, rate=80, duration_s=0.9, arrivals="constant", warmup="auto")
+    with open_lab() as lab:
+        measured = lab.measure(work)
+    run = open_run(lab.run.path)
+    (window,) = run.windows
+    assert window == measured.window
+    assert "left out" in window.cut or "no warm-up was found" in window.cut
+    assert 0 <= window.first_index <= 36
+    assert measured.summary["requests"] == 72 - window.first_index
+    assert set(run.records().requests["phase"].to_pylist()) == {"measure"}
 
 
 @pytest.mark.usefixtures("blind")
@@ -180,6 +196,7 @@ def test_a_worker_that_dies_under_load_is_a_fault_in_the_run(open_lab: OpenLab, 
         assert any("w1 died while serving: it was killed by SIGKILL" in line for line in said)
         with pytest.raises(LaunchError, match="w1 died while serving"):
             lab.measure()
+    assert any(mark.kind == "restart" and mark.text.startswith("w1 died") for mark in result.marks)
     run = open_run(lab.run.path)
     events = run.records().events.to_pylist()
     assert next(event["text"] for event in events if event["kind"] == "fault").startswith("w1 died")
@@ -261,6 +278,21 @@ def test_a_disk_that_is_full_at_the_start_leaves_no_half_run(open_lab: OpenLab, 
     with pytest.raises(StoreError, match="No space left"):
         open_lab()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_is_told_once_and_the_run_opens(open_lab: OpenLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object, **__: object) -> None:
+        raise StoreError("cannot write summary.json: No space left on device", remedy="free some disk space")
+
+    def measure(lab: Lab) -> None:
+        monkeypatch.setattr(lab.run, "write_summary", full)
+        with lab.load(ENDLESS) as load:
+            until(lambda: load.progress is not None and load.progress.done >= 20, "the first answers")
+            resource.prlimit(lab._load.agents[0].pid, resource.RLIMIT_FSIZE, (12_000, 12_000))
+
+    with pytest.raises(LoadError, match=r"requests-shard0\.arrows"), open_lab() as lab:
+        measure(lab)
+    assert open_run(only_run(tmp_path)).records().requests.num_rows >= 20
 
 
 @pytest.mark.usefixtures("light")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from labkit.errors import LoadError
-from labkit.lab.measurement import Measurement, RunningLoad
+from labkit.lab.measurement import Measurement, RunningLoad, align
 from labkit.load.progress import LoadResult, Progress
 from labkit.measure.digest import digest
+from labkit.measure.records import Window
+from labkit.measure.saturation import BacklogWatch, Saturation
+from labkit.measure.warmup import begin_at
 from labkit.spec import Slo
 from tests.support import synthetic
 from tests.support.handmade import SECOND, records, request, steady, window
@@ -43,18 +47,22 @@ class Load:
 class Keeper:
     def __init__(self) -> None:
         self.kept: list[LoadResult] = []
+        self.told: list[Saturation] = []
+
+    def saturated(self, load: RunningLoad, found: Saturation) -> None:
+        self.told.append(found)
 
     def keep(self, load: RunningLoad, result: LoadResult) -> Measurement:
         self.kept.append(result)
-        bounds = window(measurement=load.measurement)
-        run: Any = SimpleNamespace(digest=lambda: digest(records([steady(0)], windows=[bounds])))
-        return Measurement(run, bounds, None, result.counts, result.stopped)
+        kept = window(measurement=load.measurement, stopped=load.stopped)
+        run: Any = SimpleNamespace(digest=lambda: digest(records([steady(0)], windows=[kept])), manifest={})
+        return Measurement(run, kept, None, result.counts, result.stopped)
 
 
-def running(load: Load) -> tuple[RunningLoad, Keeper]:
+def running(load: Load, **options: Any) -> tuple[RunningLoad, Keeper]:
     keeper = Keeper()
     made: Any = load
-    return RunningLoad(keeper, made, "2A", 0, 0), keeper
+    return RunningLoad(keeper, made, "2A", 0, 0, **options), keeper
 
 
 def not_yet() -> LoadError:
@@ -70,6 +78,46 @@ def test_it_waits_tells_and_keeps_once():
     assert keeper.kept == [RESULT]
     assert told == [PROGRESS, PROGRESS]
     assert load.stops == 0
+
+
+class Overloaded(Load):
+    """Sends four requests a second to a server that ends two, and tells so twice a second; once stopped it has a result."""
+
+    ticks = 0
+
+    def wait(self, timeout: float | None = None) -> LoadResult:
+        self.ticks += 1
+        if self.stops or self.ticks > 200:
+            return replace(RESULT, stopped=bool(self.stops))
+        self.progress = replace(
+            PROGRESS, t_ns=self.ticks * SECOND // 2, sent=2 * self.ticks, done=self.ticks, output_tokens=9 * self.ticks
+        )
+        raise not_yet()
+
+
+def test_a_load_that_outruns_its_server_is_told_once_and_goes_on():
+    load = Overloaded()
+    started, keeper = running(load, watch=BacklogWatch(400, 100.0))
+    measurement = started.wait()
+    assert keeper.told == [started.saturation]
+    assert (load.stops, measurement.stopped, measurement.window.stopped) == (0, False, "")
+
+
+def test_it_is_stopped_for_that_where_asked_and_says_why():
+    load = Overloaded()
+    started, keeper = running(load, watch=BacklogWatch(400, 100.0), stop_when_saturated=True)
+    measurement = started.wait()
+    assert (load.stops, len(keeper.told)) == (1, 1)
+    assert 8 <= load.ticks / 2 <= 40, "seconds of the load"
+    assert "stopped early: saturated: arrivals 4/s, completions 2/s over the last " in repr(measurement)
+
+
+def test_an_interrupted_load_says_so():
+    load = Load(KeyboardInterrupt(), RESULT)
+    started, _ = running(load)
+    with pytest.raises(KeyboardInterrupt):
+        started.wait()
+    assert "stopped early: interrupted" in repr(started)
 
 
 @pytest.mark.parametrize("dead", [True, False])
@@ -126,7 +174,7 @@ def test_before_the_first_progress_it_is_starting():
 
 def measured(rows: list[dict[str, Any]], *, stopped: bool = False, slo: Slo | None = None) -> Measurement:
     made = records(rows, windows=[window()])
-    run: Any = SimpleNamespace(records=lambda: made, digest=lambda: digest(made))
+    run: Any = SimpleNamespace(records=lambda: made, digest=lambda: digest(made), manifest={})
     outcomes = [row["outcome"] for row in rows]
     counts = {outcome: outcomes.count(outcome) for outcome in outcomes}
     return Measurement(run, window(), slo, counts, stopped)
@@ -138,7 +186,8 @@ def test_a_measurement_reads_as_a_table():
     assert text[0] == "2A (measurement 0, 10 s)"
     assert text[1] == "  TTFT     p50 100.0 ms, p99 – ms"
     assert text[2] == "  TPOT     p50 20.0 ms, p99 – ms"
-    assert text[-1] == "  requests 4, 1 failed, stopped early"
+    assert text[5:7] == ["  requests 4, 1 failed, stopped early", "  window   0.0 to 10.0 s of the load"]
+    assert text[7].startswith("  ! 1 of 4 requests failed")
 
 
 def test_numbers_and_records_are_those_of_the_window():
@@ -156,6 +205,33 @@ def test_interference_is_that_of_its_window():
     aggregated, separated = (Measurement(run, window, None, {"ok": 1}, False) for window in made.windows)
     assert aggregated.interference["worker"].is_shown
     assert separated.interference["worker"].value is None
+
+
+def test_warnings_are_read_with_the_numbers_and_notes_are_not():
+    text = repr(measured([steady(n, straddled=n == 1) for n in range(3)]))
+    assert text.splitlines()[-1] == "  ! 1 requests were alive across a re-split: two topologies served them"
+    assert "p99 of a request's values needs 100" not in text
+
+
+def test_the_window_is_read_with_how_its_beginning_was_found():
+    rows = [steady(n) for n in range(10)]
+    found = begin_at(records(rows), window(), 4, "warm-up found: the first 4 requests left out (MSER-5 of TTFT)")
+    shown = Measurement(measured(rows).run, found, None, {"ok": 10}, False)
+    assert "  window   4.0 to 10.0 s of the load; warm-up found: the first 4 requests left out (MSER-5 of TTFT)" in repr(shown)
+
+
+def test_measurements_of_a_repeat_are_kept_from_the_same_request_on():
+    made = records([steady(n, measurement=m) for m in (0, 1) for n in range(10)])
+    kept: list[Window] = []
+    run: Any = SimpleNamespace(digest=lambda: digest(made), add_window=kept.append, manifest={})
+    windows = [begin_at(made, window(measurement=m), first, "found") for m, first in ((0, 2), (1, 5))]
+    both = [Measurement(run, one, None, {"ok": 10}, False) for one in windows]
+    assert [measurement.window.first_index for measurement in align(both)] == [5, 5]
+    assert [one.first_index for one in kept] == [5, 5]
+    assert [measurement.summary["requests"] for measurement in align(both)] == [5, 5]
+    kept.clear()
+    assert align(both[:1]) == both[:1]
+    assert kept == [], "what is equal is not written again"
 
 
 @pytest.mark.parametrize("rows", [[], [request(0, outcome="refused", http_status=None)]])

@@ -59,8 +59,10 @@ def messy(seed: int) -> Records:
                 chunks.insert(int(rng.integers(len(chunks) + 1)), chunks.pop(int(rng.integers(len(chunks)))))
     if rng.random() < 0.3:  # the end of the requests is torn off: chunks of requests that nobody knows
         rows = rows[: max(len(rows) - 3, 1)]
+    firsts = rng.choice([0, 0, 7, 40], several).tolist()  # where a warm-up was found afterwards
     bounds = [
-        window(measurement=n, measure_ns=2 * SECOND + n * MS, stop_ns=(7 - n) * SECOND, side="AB"[n % 2]) for n in range(several)
+        window(measurement=n, measure_ns=2 * SECOND + n * MS, stop_ns=(7 - n) * SECOND, side="AB"[n % 2], first_index=first)
+        for n, first in enumerate(firsts)
     ]
     return Records(
         pa.Table.from_pylist(rows, schema=REQUESTS), pa.Table.from_pylist(chunks, schema=CHUNKS), windows=tuple(bounds)
@@ -108,19 +110,22 @@ def test_gaps_and_answers_are_those_of_the_columns(seed: int):
     np.testing.assert_array_equal(taken.answers.bundled, np.bincount(gaps.row, gaps.tokens > 1, len(latencies)))
     np.testing.assert_array_equal(taken.answers.uncounted, np.bincount(gaps.row, gaps.tokens < 0, len(latencies)))
     for bounds in made.windows:
-        mine = gaps.select((gaps.measurement == bounds.measurement) & gaps.measured & gaps.ok)
+        counts = (gaps.measurement == bounds.measurement) & (latencies.index[gaps.row] >= bounds.first_index)
+        mine = gaps.select(counts & gaps.measured & gaps.ok)
         expected = sorted(zip(mine.row.tolist(), (mine.end_ns - mine.start_ns).tolist(), strict=True))
         assert pooled(taken, bounds.measurement) == expected
 
 
 def test_a_digest_is_cut_down_to_one_measurement_as_records_are():
     made = messy(5)
+    assert any(bounds.first_index for bounds in made.windows)
     taken = digest(made)
     for bounds in made.windows:
         one, table = taken.of(bounds), of_measurement(made, bounds).requests
         assert one.requests.equals(table)
         assert one.windows == (bounds,)
-        assert one.of(bounds) is one
+        assert one.of(bounds).requests.equals(table)
+        assert one.of(bounds).answers is one.answers
         rows = [row for row, _ in pooled(one, bounds.measurement)]
         assert all(table["measurement"][row].as_py() == bounds.measurement for row in rows)
         assert [gap for _, gap in pooled(one, bounds.measurement)] == [
@@ -165,6 +170,32 @@ def test_nothing_is_taken_in_as_nothing():
     taken = digest(made)
     assert (len(taken.answers.counts), taken.gaps) == (0, {})
     assert dict(summarise(taken, window())) == dict(summarise(made, window()))
+
+
+def test_requests_left_out_as_warm_up_do_not_count_in_a_digest():
+    late = replace(window(), first_index=2)
+    made = records([steady(n, index=n) for n in range(5)], windows=[late])
+    taken = digest(made, parts(made.chunks, 0))
+    for source in (made, taken):
+        found = summarise(source, late)
+        assert (found["requests"], found["ttft_n"]) == (3, 3)
+        assert found["itl_n"] == 3 / 5 * summarise(source, replace(late, first_index=0))["itl_n"]
+    assert taken.requests["phase"].to_pylist() == ["measure"] * 5
+    assert taken.of(late).requests["phase"].to_pylist() == ["warmup"] * 2 + ["measure"] * 3
+
+
+def test_several_new_windows_take_one_pass_together():
+    made = messy(2)
+    parts_read = Once([made.chunks])
+    taken = digest(made, parts_read)
+    before = parts_read.read
+    others = [replace(bounds, first_index=bounds.first_index + 3) for bounds in made.windows]
+    again = taken.counted(others)
+    passes = parts_read.read - before
+    for bounds in others:
+        assert dict(summarise(again, bounds, slo=SLO)) == dict(summarise(made, bounds, slo=SLO))
+    assert parts_read.read - before == passes
+    assert again.counted(others) is again
 
 
 def test_other_bounds_than_those_counted_in_take_another_pass():

@@ -7,8 +7,16 @@ import pytest
 
 from labkit.measure import groups
 from labkit.measure.gaps import Gaps
-from labkit.measure.groups import GapRepeat, pooled_percentiles, resampled_ratio
-from labkit.measure.statistics import Interval, Repeat, bootstrap_ratio, weighted_mean, weighted_percentile, weighted_total
+from labkit.measure.groups import GapRepeat, grouped_bootstrap, pooled_percentiles
+from labkit.measure.statistics import (
+    Interval,
+    Repeat,
+    bootstrap,
+    bootstrap_ratio,
+    weighted_mean,
+    weighted_percentile,
+    weighted_total,
+)
 
 
 def latencies(seed: int, requests: int, factor: float = 1.0) -> Repeat:
@@ -28,15 +36,14 @@ def answers(seed: int, requests: int, factor: float = 1.0, chunks: int = 12) -> 
     return GapRepeat(gaps, np.where(np.arange(requests) % 10 == 1, 3, 0))
 
 
-def both(make, statistic, q, monkeypatch: pytest.MonkeyPatch, *, requests: int, repeats: int) -> tuple[Interval, Interval]:
+def both(make, statistic, q, monkeypatch: pytest.MonkeyPatch, *, requests: int, repeats: int) -> list[tuple[Interval, Interval]]:
+    """Intervals one by one and by groups: of the ratio, and of either side."""
     a = [make(i, requests) for i in range(repeats)]
     b = [make(100 + i, requests, 1.1) for i in range(repeats)]
-    exact = resampled_ratio(a, b, statistic, q, resamples=800)
+    exact = grouped_bootstrap(a, b, statistic, q, resamples=800)
     monkeypatch.setattr(groups, "MOST_VALUES", 0)
-    grouped = resampled_ratio(a, b, statistic, q, resamples=800)
-    assert exact is not None
-    assert grouped is not None
-    return exact, grouped
+    grouped = grouped_bootstrap(a, b, statistic, q, resamples=800)
+    return [(exact.ratio, grouped.ratio), (exact.a, grouped.a), (exact.b, grouped.b)]
 
 
 CASES = [
@@ -52,24 +59,26 @@ CASES = [
 @pytest.mark.parametrize(("make", "statistic", "q"), CASES)
 @pytest.mark.parametrize(("requests", "repeats"), [(300, 1), (300, 3), (1200, 2)])
 def test_intervals_are_those_of_single_requests(make, statistic, q, requests, repeats, monkeypatch):
-    exact, grouped = both(make, statistic, q, monkeypatch, requests=requests, repeats=repeats)
-    assert grouped.estimate == pytest.approx(exact.estimate, rel=1e-12)
-    width = exact.high - exact.low
-    assert grouped.low == pytest.approx(exact.low, abs=0.2 * width)
-    assert grouped.high == pytest.approx(exact.high, abs=0.2 * width)
-    assert (grouped.n, grouped.repeats) == (exact.n, exact.repeats)
-    assert (grouped.lowest, grouped.highest) == pytest.approx((exact.lowest, exact.highest)) if repeats > 1 else True
+    found = both(make, statistic, q, monkeypatch, requests=requests, repeats=repeats)
     expected = "groups of requests" if requests > groups.GROUPS // repeats else "requests"
-    assert grouped.over == (expected if repeats == 1 else f"repeats and {expected}")
+    for exact, grouped in found:
+        assert grouped.estimate == pytest.approx(exact.estimate, rel=1e-12)
+        width = exact.high - exact.low
+        assert grouped.low == pytest.approx(exact.low, abs=0.2 * width)
+        assert grouped.high == pytest.approx(exact.high, abs=0.2 * width)
+        assert (grouped.n, grouped.repeats) == (exact.n, exact.repeats)
+        assert grouped.over == (expected if repeats == 1 else f"repeats and {expected}")
+    exact, grouped = found[0]
+    assert (grouped.lowest, grouped.highest) == pytest.approx((exact.lowest, exact.highest)) if repeats > 1 else True
 
 
 def test_few_values_are_weighed_one_by_one():
     a, b = [latencies(0, 200)], [latencies(1, 200, 1.2)]
-    found = resampled_ratio(a, b, weighted_percentile(50), 50, seed=3, resamples=300)
-    assert found == bootstrap_ratio(a, b, weighted_percentile(50), seed=3, resamples=300, paired=True)
-    few = resampled_ratio([answers(0, 60)], [answers(1, 60)], weighted_percentile(50), 50, seed=3, resamples=300)
+    found = grouped_bootstrap(a, b, weighted_percentile(50), 50, seed=3, resamples=300)
+    assert found == bootstrap(a, b, weighted_percentile(50), seed=3, resamples=300, paired=True)
+    few = grouped_bootstrap([answers(0, 60)], [answers(1, 60)], weighted_percentile(50), 50, seed=3, resamples=300)
     explicit = [answers(0, 60).repeat()], [answers(1, 60).repeat()]
-    assert few == bootstrap_ratio(*explicit, weighted_percentile(50), seed=3, resamples=300, paired=True)
+    assert few == bootstrap(*explicit, weighted_percentile(50), seed=3, resamples=300, paired=True)
 
 
 def test_repeats_that_lie_far_apart_are_drawn_as_wholes(monkeypatch: pytest.MonkeyPatch):
@@ -77,7 +86,7 @@ def test_repeats_that_lie_far_apart_are_drawn_as_wholes(monkeypatch: pytest.Monk
     monkeypatch.setattr(groups, "MOST_VALUES", 0)
     a = [latencies(0, 400), latencies(1, 400, 10.0), latencies(2, 400, 100.0)]
     b = [latencies(10, 400), latencies(11, 400), latencies(12, 400)]
-    found = resampled_ratio(a, b, weighted_percentile(50), 50, resamples=600)
+    found = grouped_bootstrap(a, b, weighted_percentile(50), 50, resamples=600).ratio
     exact = bootstrap_ratio(a, b, weighted_percentile(50), resamples=600, paired=True)
     assert found is not None
     assert exact is not None
@@ -89,15 +98,19 @@ def test_values_that_are_all_alike(monkeypatch: pytest.MonkeyPatch):
     gaps = Gaps()
     gaps.add(np.full(3000, 20_000_000), np.arange(300), np.full(300, 10))
     same = [GapRepeat(gaps, np.zeros(300, np.int64))]
-    found = resampled_ratio(same, same, weighted_percentile(99), 99, resamples=50)
+    found = grouped_bootstrap(same, same, weighted_percentile(99), 99, resamples=50).ratio
     assert (found.low, found.estimate, found.high) == pytest.approx((1.0, 1.0, 1.0))
     zero = [Repeat.of(np.zeros(300))]
-    assert resampled_ratio(zero, zero, weighted_mean, None, resamples=50) is None
+    assert grouped_bootstrap(zero, zero, weighted_mean, None, resamples=50).ratio is None
 
 
 def test_a_side_without_values_has_no_ratio(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(groups, "MOST_VALUES", 0)
-    assert resampled_ratio([Repeat.of([])], [latencies(0, 50)], weighted_percentile(50), 50, resamples=10) is None
+    side = latencies(0, 50)
+    found = grouped_bootstrap([Repeat.of([])], [side], weighted_percentile(50), 50, resamples=10)
+    assert (found.a, found.ratio) == (None, None)
+    assert found.b is not None
+    assert found.b.estimate == pytest.approx(float(np.median(side.values)))
 
 
 def test_pooled_percentiles_count_zeros():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from labkit.measure.statistics import (
     Interval,
     Repeat,
+    bootstrap,
     bootstrap_ratio,
     drift,
     percentile,
@@ -140,6 +141,44 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(repeats: int):
     assert 0.86 <= covered / trials <= 0.99
 
 
+def test_each_side_has_an_interval_of_its_own_from_the_same_resamples():
+    rng = np.random.default_rng(0)
+    a, b = lognormal(rng, 1.0, 200, 3), lognormal(rng, 2.0, 100, 4)
+    found = bootstrap(a, b, weighted_mean, resamples=300)
+    assert found.ratio == bootstrap_ratio(a, b, weighted_mean, resamples=300)
+    for side, repeats, own in ((found.a, a, 600), (found.b, b, 400)):
+        values = np.concatenate([repeat.values for repeat in repeats])
+        assert side.estimate == pytest.approx(values.mean())
+        assert side.low < values.mean() < side.high
+        assert (side.n, side.repeats, side.lowest) == (own, len(repeats), None)
+    assert (found.ratio.n, found.ratio.repeats) == (1000, 3)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_sides_own_interval_covers_its_mean_as_often_as_it_says(seed: int):
+    rng = np.random.default_rng(seed)
+    covered = 0
+    for trial in range(100):
+        side = [Repeat.of(rng.lognormal(0, 0.5, 60))]
+        covered += (found := bootstrap(side, side, weighted_mean, seed=trial, resamples=200).a).low <= np.exp(0.125) <= found.high
+    assert 0.86 <= covered / 100 <= 0.99
+
+
+def test_a_side_without_values_leaves_the_other_its_interval():
+    some, none, zero = [Repeat.of([1.0, 2.0])], [Repeat.of([np.nan])], [Repeat.of([0.0, 0.0])]
+    found = bootstrap(none, some, weighted_mean, resamples=10)
+    assert (found.a, found.ratio) == (None, None)
+    assert found.b.estimate == 1.5
+    found = bootstrap(zero, some, weighted_mean, resamples=10)
+    assert (found.a.estimate, found.a.high, found.ratio) == (0, 0, None)
+
+
+def test_the_spread_is_that_of_the_farther_bound():
+    assert Interval(0.9, 1.0, 1.3).spread == pytest.approx(0.3)
+    assert Interval(1.0, 2.0, 2.2).spread == pytest.approx(0.5)
+    assert Interval(0.0, 0.0, 1.0).spread == np.inf
+
+
 def test_no_difference_is_shown_when_one_is_inside():
     assert not Interval(0.9, 1.0, 1.1).shows_difference
     assert Interval(1.1, 1.2, 1.3).shows_difference
@@ -177,7 +216,7 @@ def test_false_alarms_are_rare():
 
 
 @pytest.mark.parametrize(("freedom", "known"), [(6, 5.96), (12, 4.32), (30, 3.65)])
-def test_the_limit_is_that_ofstudents_t(freedom: int, known: float):
+def test_the_limit_is_that_of_students_t(freedom: int, known: float):
     assert student(3.29, freedom) == pytest.approx(known, rel=0.07)
 
 

@@ -1,7 +1,10 @@
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
-from labkit.measure.validity import dummy_weights, imported, marks
+from labkit.measure.validity import Mark, dummy_weights, grouped, imported, marks, marks_of
 from labkit.spec import Workload
 from tests.support.handmade import MS, SECOND, records, request, steady, unscheduled, window
 
@@ -63,6 +66,64 @@ def test_a_growing_queue_is_not_stationary():
     growing = [steady(n, first_ms=int(100 + 5 * n + rng.integers(0, 20))) for n in range(120)]
     mark = next(mark for mark in marks(records(growing), LONG) if mark.kind == "not_stationary")
     assert "TTFT rose by" in mark.text
+
+
+def test_a_window_without_a_stationary_part_says_so():
+    found = {settled: kinds(healthy(), replace(LONG, settled=settled)) for settled in (None, True, False)}
+    assert found == {None: [], True: [], False: ["not_stationary"]}
+
+
+def test_a_cold_first_request_and_those_that_it_held_up():
+    cold = [steady(0, first_ms=4000), steady(1, first_ms=3000), steady(2, first_ms=2000), *healthy()[3:]]
+    (mark,) = marks(records(cold), LONG)
+    assert (mark.kind, mark.severity) == ("cold_start", "warning")
+    assert mark.text.startswith("the first request took 4 s to its first token, 39 times the median")
+    assert kinds(cold, replace(LONG, first_index=3)) == [], "the window leaves them out"
+
+
+def test_a_slow_first_request_among_slow_ones_is_no_cold_start():
+    slow = [steady(n, first_ms=900 if n in (0, 40, 80) else 100 + n % 7) for n in range(120)]
+    assert kinds(slow) == []
+    assert "cold_start" not in kinds([steady(0, first_ms=4000)], LONG), "one request has no others to be slower than"
+
+
+def outrun() -> list[dict[str, Any]]:
+    """Four requests a second to a server that ends two a second, each after those before it."""
+    sends = [n * SECOND // 4 for n in range(400)]
+    return [
+        request(n, [((n + 1) * SECOND // 2, 5, True)], scheduled_ns=at, sent_ns=at, end_ns=(n + 1) * SECOND // 2)
+        for n, at in enumerate(sends)
+    ]
+
+
+def test_arrivals_that_outpace_completions_are_marked_whether_or_not_it_was_stopped_for_it():
+    ran = window(stop_ns=100 * SECOND, end_ns=201 * SECOND)
+    mark = next(mark for mark in marks(records(outrun()), ran) if mark.kind == "saturated")
+    assert mark.text.startswith("saturated: arrivals 4/s, completions 2/s over the last")
+    stopped = replace(ran, stopped="saturated: arrivals 4/s, completions 2/s over the last 11 s, 22 in flight")
+    mark = next(mark for mark in marks(records(outrun()[:50]), stopped) if mark.kind == "saturated")
+    assert mark.text == f"stopped early: {stopped.stopped}"
+
+
+def test_each_kind_is_marked_once():
+    behind = [steady(n, sent_ns=n * SECOND + (1 + n) * MS) for n in range(120)]
+    samples = [(t * SECOND, "load0", "cpu_cores", 0.99) for t in range(100)]
+    assert kinds(behind, samples=samples).count("client_limited") == 1
+
+
+def test_marks_of_a_run_know_its_weights_and_its_gpus():
+    bounds = replace(LONG, accelerator="GPU")
+    samples = [(t * SECOND, f"gpu{n}", "foreign_processes", float(n)) for t in range(100) for n in (0, 1)]
+    made = records(healthy(), samples=samples)
+    manifest = {"model": {"dummy_weights": True}, "epochs": [{"epoch": 0, "gpus": {"w0": [0]}}]}
+    assert [mark.kind for mark in marks_of(made, bounds, manifest)] == ["dummy_weights"]
+    assert [mark.kind for mark in marks_of(made, bounds, {})] == ["foreign_gpu"]
+
+
+def test_marks_of_several_windows_are_grouped_by_kind():
+    late, steal = Mark("send_lag", "first"), Mark("steal", "second")
+    found = grouped([("2A #1", [late]), ("2A #2", [steal, Mark("send_lag", "other words")])])
+    assert found == {"send_lag": (late, ("2A #1", "2A #2")), "steal": (steal, ("2A #2",))}
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,13 @@ def sampler(proc: FakeProc) -> HostSampler:
     return sampler
 
 
+def test_the_members_of_trees_are_those_of_the_last_look(proc: FakeProc, sampler: HostSampler) -> None:
+    assert sampler.members(["w0"]) == frozenset()
+    sampler.read()
+    assert sampler.members(["w0", "unknown"]) == {200, 201}
+    assert sampler.members([LAB]) == {100}
+
+
 def test_the_first_reading_has_no_rates(sampler: HostSampler) -> None:
     reading = sampler.read()
     assert reading.values["w0"] == {"processes": 2, "rss_bytes": 30 * PAGE, "threads": 6}

@@ -109,6 +109,38 @@ def test_a_gpu_lost_on_the_way_is_noted_once_and_so_is_its_return(fake_nvml: Con
     assert sink.notes == ["gpu0/power_w: the GPU is lost (fell off the bus)", "gpu0/power_w: answers again"]
 
 
+def test_a_process_beside_the_workers_is_counted_on_its_gpu(fake_nvml: Configure) -> None:
+    fake_nvml(f"pid 0 {os.getpid()}\n")
+
+    async def test(sampler: Sampler, sink: Sink) -> None:
+        await sink.until(lambda: len(sink.of("gpu0")) > 1 and _tells(sink, "host", "load_1m"))
+        assert not _tells(sink, "gpu0", "foreign_processes"), "before workers are known everybody is a stranger"
+        sampler.watch([WatchedWorker("w0", os.getpid())])
+        await sink.until(lambda: _tells(sink, "gpu0", "foreign_processes") and _tells(sink, "w0", "processes"))
+        seen = len(_told(sink, "gpu0", "foreign_processes"))
+        await sink.until(lambda: len(_told(sink, "gpu0", "foreign_processes")) > seen)
+
+    sink = sample(test, gpus=[0])
+    assert _told(sink, "gpu0", "foreign_processes")[-1] == 1, "pid 4343; this process is the worker"
+
+
+def test_a_load_client_is_sampled_by_its_name_and_is_no_worker() -> None:
+    async def test(sampler: Sampler, sink: Sink) -> None:
+        sampler.watch([], None, {"load0": os.getpid()})
+        await sink.until(lambda: _tells(sink, "load0", "cpu_cores"))
+        assert "load0/metrics" not in sampler.missing
+
+    assert _told(sample(test), "load0", "processes")[-1] >= 1
+
+
+def _told(sink: Sink, source: str, metric: str) -> list[float]:
+    return [values[metric] for values in sink.of(source) if metric in values]
+
+
+def _tells(sink: Sink, source: str, metric: str) -> bool:
+    return bool(_told(sink, source, metric))
+
+
 @pytest.mark.parametrize(
     ("config", "gpus", "missing"),
     [

@@ -1,0 +1,36 @@
+"""One thing that a reader must know of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal[
+    "failures", "send_lag", "client_limited", "few_requests", "not_stationary", "cold_start", "saturated", "foreign_cpu", "steal",
+    "foreign_gpu", "throttled", "clock_drop", "restart", "prefix_hits", "shared_gpu", "dummy_weights", "straddled",
+    "mixed_splits", "uncounted_tokens", "imported",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One condition of a result: a ``note`` to be printed with it, or a ``warning`` that it may mislead."""
+
+    kind: Kind
+    text: str
+    severity: Literal["note", "warning"] = "warning"
+
+
+def grouped(marked: Iterable[tuple[str, Iterable[Mark]]]) -> dict[Kind, tuple[Mark, tuple[str, ...]]]:
+    """Each kind once: its first mark, and the names of all windows that have it.
+
+    Args:
+        marked: name of a window (``2A #1``) and its marks.
+    """
+    found: dict[Kind, tuple[Mark, tuple[str, ...]]] = {}
+    for name, marks in marked:
+        for mark in marks:
+            first, names = found.get(mark.kind, (mark, ()))
+            found[mark.kind] = first, (*names, name)
+    return found

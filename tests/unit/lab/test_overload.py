@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from labkit.lab.overload import watch_for
+from labkit.load.schedule import Schedule
+from labkit.spec import Workload
+
+
+def test_a_closed_loop_is_not_watched():
+    assert watch_for(Workload(concurrency=4, requests=10)) is None
+
+
+@pytest.mark.parametrize(
+    ("workload", "total", "end_s"),
+    [
+        (Workload(rate=2, duration_s=50, warmup_s=10), 120, 60),
+        (Workload(rate=2, requests=50, warmup_s=10), 70, 35),
+        (Workload(arrivals="burst:10@5/20", duration_s=400), 1000, 400),
+        (Workload(arrivals="step:0=1,30=4", duration_s=130, warmup_s=20), 450, 150),
+        (Workload(arrivals="ramp:1-9", duration_s=200), 1000, 200),
+    ],
+)
+def test_it_knows_how_many_will_come_and_until_when(workload: Workload, total: float, end_s: float):
+    watch = watch_for(workload)
+    assert watch is not None
+    assert watch._total == pytest.approx(total, rel=0.1)
+    assert watch._end_s == pytest.approx(end_s)
+
+
+def test_a_trace_is_counted_at_its_own_times(tmp_path: Path):
+    path = tmp_path / "trace.csv"
+    rows = [f"2023-11-16 18:15:{second:02d},100,10" for second in (0, 1, 1, 40)]
+    path.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows]))
+    workload = Workload(trace=path, time_scale=0.5)
+    watch = watch_for(workload)
+    assert watch is not None
+    assert (watch._total, watch._end_s) == (4, 20.0) == (4, max(Schedule(workload).arrivals("measure")))
