@@ -108,8 +108,8 @@ def run(args: argparse.Namespace) -> int:
     Schedule(workload)  # a trace that cannot be read is told before anything is asked
     target = _target(args)
     _check_writable(args.json)
-    ids = workload.needs_token_ids
-    found = asyncio.run(probe(target, api=workload.api, timeout_s=min(workload.timeout_s, 60.0), token_ids=ids))
+    timeout_s = min(workload.timeout_s, 60.0)
+    found = asyncio.run(probe(target, api=workload.api, timeout_s=timeout_s, token_ids=workload.needs_token_ids))
     for note in found.notes:
         notes.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
     if workload.longest is None or workload.turns is not None:

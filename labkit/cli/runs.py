@@ -87,7 +87,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from labkit.cli.view import as_json, comparison_of, interference_of, recorded, windows_of
+    from labkit.cli.view import as_json, comparison_of, digested, interference_of, windows_of
     from labkit.experiments import verdict
     from labkit.store.run import open_run
 
@@ -97,7 +97,7 @@ def _show(args: argparse.Namespace) -> int:
         return 0
     out = console()
     _print_essentials(out, run)
-    records, partial = recorded(run)
+    records, partial = digested(run)
     comparison, why = comparison_of(run, records)
     said = None if comparison is None else verdict(comparison)
     if records.windows:

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow.compute as pc
 
 from labkit.errors import LabError
+from labkit.measure.columns import floats
+from labkit.measure.digest import Digest
 from labkit.measure.interference import interference
 from labkit.measure.metrics import Summary, summarise
 from labkit.measure.records import Records, Window
-from labkit.measure.timing import floats
 from labkit.measure.validity import Mark, marks_of
 from labkit.spec import Slo, Topology
 
@@ -42,21 +43,22 @@ def recorded(run: Run) -> tuple[Records, frozenset[int]]:
 
     A measurement gets its window when it ends. One that did not gets the bounds of the requests recorded here.
     """
-    records = run.records()
-    known = {window.measurement for window in records.windows}
-    open_ones = sorted(set(pc.unique(records.requests["measurement"]).to_pylist()) - known)
-    for number in open_ones:
-        if (window := _partial(run, records, number)) is not None:
-            records = replace(records, windows=(*records.windows, window))
-    return records, frozenset(window.measurement for window in records.windows) - known
+    records = _with_open_windows(run, run.records())
+    return records, _open(run, records)
 
 
-def sides_of(records: Records) -> list[str]:
+def digested(run: Run) -> tuple[Digest, frozenset[int]]:
+    """The same with the chunks taken in, for runs of any size."""
+    outline = _with_open_windows(run, run.records(chunks=False))
+    return run.digest(outline), _open(run, outline)
+
+
+def sides_of(records: Records | Digest) -> list[str]:
     """Sides in the order in which they were first measured."""
     return list(dict.fromkeys(window.side for window in records.windows))
 
 
-def comparison_of(run: Run, records: Records) -> tuple[Comparison | None, str]:
+def comparison_of(run: Run, records: Records | Digest) -> tuple[Comparison | None, str]:
     """The comparison of a run's two sides, or why there is none; no reason where it has fewer. Ended measurements only."""
     from labkit.experiments import compare
 
@@ -70,7 +72,7 @@ def comparison_of(run: Run, records: Records) -> tuple[Comparison | None, str]:
         return None, error.what
 
 
-def interference_of(records: Records) -> list[str]:
+def interference_of(records: Digest) -> list[str]:
     """A line a side, over its repeats."""
     from labkit.experiments.verdict import interference_words
 
@@ -78,7 +80,7 @@ def interference_of(records: Records) -> list[str]:
     return [f"Interference in {side}: {interference_words(interference(measured))}." for side, measured in sides.items()]
 
 
-def windows_of(run: Run, records: Records, partial: frozenset[int]) -> list[dict[str, Any]]:
+def windows_of(run: Run, records: Digest, partial: frozenset[int]) -> list[dict[str, Any]]:
     """Per measurement: window, summary, interference, marks and outcomes."""
     slo = slo_of(run)
     open_end = Mark("failures", UNDER_WAY if run.status == "running" else CUT_OFF)
@@ -86,7 +88,8 @@ def windows_of(run: Run, records: Records, partial: frozenset[int]) -> list[dict
     for window in records.windows:
         summary = summarise(records, window, slo=slo)
         found = marks_of(records, window, run.manifest, summary)
-        mine = records.requests.filter(pc.equal(records.requests["measurement"], window.measurement))
+        mine = records.requests["outcome"].filter(pc.equal(records.requests["measurement"], window.measurement))
+        outcomes = {item["values"]: item["counts"] for item in pc.value_counts(mine).to_pylist()}
         rows.append(
             {
                 "window": window,
@@ -94,7 +97,7 @@ def windows_of(run: Run, records: Records, partial: frozenset[int]) -> list[dict
                 "interference": interference([(records, window)]),
                 "marks": [*([open_end] if window.measurement in partial else []), *found],
                 "partial": window.measurement in partial,
-                "outcomes": dict(Counter(mine["outcome"].to_pylist()).most_common()),
+                "outcomes": dict(Counter(outcomes).most_common()),
             }
         )
     return rows
@@ -104,7 +107,7 @@ def as_json(run: Run) -> dict[str, Any]:
     """Everything that ``labkit show`` says."""
     from labkit.experiments import verdict
 
-    records, partial = recorded(run)
+    records, partial = digested(run)
     comparison, why = comparison_of(run, records)
     return {
         "id": run.id,
@@ -112,7 +115,7 @@ def as_json(run: Run) -> dict[str, Any]:
         "status": run.status,
         "manifest": run.manifest,
         "windows": [_plain(row) for row in windows_of(run, records, partial)],
-        "rows": {name: getattr(records, name).num_rows for name in ("requests", "chunks", "samples", "spans", "events")},
+        "rows": run.count_rows(),
         "verdict": asdict(verdict(comparison)) if comparison is not None else None,
         "no_verdict": why or None,
         "files": files_of(run),
@@ -142,6 +145,18 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
         "interference": {scope: asdict(found) for scope, found in row["interference"].items()},
         "marks": [asdict(mark) for mark in row["marks"]],
     }
+
+
+def _with_open_windows(run: Run, records: Records) -> Records:
+    known = {window.measurement for window in records.windows}
+    for number in sorted(set(pc.unique(records.requests["measurement"]).to_pylist()) - known):
+        if (window := _partial(run, records, number)) is not None:
+            records = replace(records, windows=(*records.windows, window))
+    return records
+
+
+def _open(run: Run, records: Records) -> frozenset[int]:
+    return frozenset(window.measurement for window in records.windows) - {window.measurement for window in run.windows}
 
 
 def _partial(run: Run, records: Records, number: int) -> Window | None:

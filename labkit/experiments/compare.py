@@ -10,16 +10,17 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from labkit.errors import ComparisonError, UnknownMetric
 from labkit.experiments.conditions import Conditions, conditions
 from labkit.experiments.differences import complete_workload
 from labkit.experiments.quantities import QUANTITIES, Measured, Quantity, measure
+from labkit.measure.columns import UNKNOWN, Ints, equals, ints
+from labkit.measure.digest import Digest, digest
+from labkit.measure.groups import grouped_bootstrap
 from labkit.measure.interference import Interference, Scope, interference
 from labkit.measure.records import UNRECORDED, Records, Window
-from labkit.measure.statistics import Bootstrapped, Interval, bootstrap
-from labkit.measure.timing import UNKNOWN, equals, ints
+from labkit.measure.statistics import Bootstrapped, Interval, Repeat
 from labkit.measure.validity import Mark, grouped, marks_of
 from labkit.measure.warmup import aligned
 from labkit.spec.slo import Slo
@@ -101,7 +102,7 @@ class Comparison:
 
 
 def compare(
-    records: Records,
+    records: Records | Digest,
     side_a: str,
     side_b: str,
     *,
@@ -114,7 +115,7 @@ def compare(
     """Compare two sides of one run.
 
     Args:
-        records: of a run whose windows carry both sides.
+        records: of a run whose windows carry both sides, or what was taken in of them.
         side_a, side_b: labels of ``Window.side``; ratios are B / A.
         slo: for goodput; no goodput without one.
         seed: of the bootstrap.
@@ -125,7 +126,7 @@ def compare(
     Raises:
         ComparisonError: a side that was not measured, unequal hardware, unequal work.
     """
-    sides = tuple([(records, window) for window in windows_of_side(records, side)] for side in (side_a, side_b))
+    sides = _sides(records, side_a, side_b)
     return _compare((side_a, side_b), sides, slo, seed, allow_unequal, (manifest or {},), resamples)
 
 
@@ -149,7 +150,7 @@ def compare_runs(
     """
     labels, sides = [], []
     for run, side in ((run_a, side_a), (run_b, side_b)):
-        records = run.records()
+        records = run.digest()
         label = side or _only_side(run, records)
         labels.append(label)
         sides.append([(records, window) for window in windows_of_side(records, label)])
@@ -165,7 +166,7 @@ def compare_runs(
 
 
 def ratio_of(
-    records: Records, side_a: str, side_b: str, key: str, *, slo: Slo | None = None, seed: int = 0, resamples: int = 1000
+    records: Records | Digest, side_a: str, side_b: str, key: str, *, slo: Slo | None = None, seed: int = 0, resamples: int = 1000
 ) -> Interval | None:
     """One quantity of side B over side A in one run, as ``compare`` has it; ``None`` where a side has no value.
 
@@ -175,14 +176,20 @@ def ratio_of(
     Raises:
         ComparisonError: a side that was not measured.
     """
-    sides = [[(records, window) for window in windows_of_side(records, side)] for side in (side_a, side_b)]
+    sides = _sides(records, side_a, side_b)
     paired = _aligned(*_pairs((side_a, side_b), sides, []))
     measured_a, measured_b = ([measure(records, window, slo) for records, window in side] for side in paired)
     (quantity,) = (quantity for quantity in QUANTITIES if quantity.key == key)
     return _row(quantity, measured_a, measured_b, seed, resamples).ratio
 
 
-Side = list[tuple[Records, Window]]
+Side = list[tuple[Digest, Window]]
+
+
+def _sides(records: Records | Digest, side_a: str, side_b: str) -> tuple[Side, Side]:
+    taken = records if isinstance(records, Digest) else digest(records)
+    a, b = ([(taken, window) for window in windows_of_side(records, side)] for side in (side_a, side_b))
+    return a, b
 
 
 def _compare(
@@ -232,9 +239,12 @@ def _row(quantity: Quantity, measured_a: list[Measured], measured_b: list[Measur
     b, why_b = quantity.pooled(measured_b)
     found = Bootstrapped(None, None, None)
     if a is not None or b is not None:
-        values = [[quantity.values(one, len(side)) for one in side] for side in (measured_a, measured_b)]
-        found = bootstrap(
-            values[0], values[1], quantity.statistic, seed=seed, resamples=resamples, paired=True, least=quantity.least
+        values = [
+            [Repeat.of([]) if pooled is None else quantity.values(one, len(side)) for one in side]
+            for pooled, side in ((a, measured_a), (b, measured_b))
+        ]
+        found = grouped_bootstrap(
+            values[0], values[1], quantity.statistic, quantity.q, seed=seed, resamples=resamples, least=quantity.least
         )
     ratio = None if a is None or b is None else found.ratio
     reason = why_a or why_b or ("" if ratio is not None else "side A is 0")
@@ -246,7 +256,7 @@ def _row(quantity: Quantity, measured_a: list[Measured], measured_b: list[Measur
     )  # fmt: skip
 
 
-def windows_of_side(records: Records, side: str) -> list[Window]:
+def windows_of_side(records: Records | Digest, side: str) -> list[Window]:
     found = sorted((window for window in records.windows if window.side == side), key=lambda window: window.repeat)
     if not found:
         known = ", ".join(dict.fromkeys(window.side for window in records.windows)) or "none"
@@ -254,7 +264,7 @@ def windows_of_side(records: Records, side: str) -> list[Window]:
     return found
 
 
-def _only_side(run: Run, records: Records) -> str:
+def _only_side(run: Run, records: Digest) -> str:
     known = list(dict.fromkeys(window.side for window in records.windows))
     if len(known) != 1:
         what = f"run {run.id} has the sides {', '.join(known)}" if known else f"run {run.id} has no finished measurement"
@@ -302,7 +312,7 @@ def _pairs(labels: tuple[str, str], sides: Sequence[Side], said: list[str]) -> t
     return [by_repeat[0][repeat] for repeat in common], [by_repeat[1][repeat] for repeat in common]
 
 
-def _check_requests(a: Records, window_a: Window, b: Records, window_b: Window, allow: bool, said: list[str]) -> None:
+def _check_requests(a: Digest, window_a: Window, b: Digest, window_b: Window, allow: bool, said: list[str]) -> None:
     """Equal seed and, index by index, equal lengths, as far as they were recorded.
 
     A closed loop of a given time sends what it can: a faster side more.
@@ -310,45 +320,46 @@ def _check_requests(a: Records, window_a: Window, b: Records, window_b: Window, 
     problem = ""
     seeds = [window.workload.get("seed") for window in (window_a, window_b)]
     asked = [_asked(records, window) for records, window in ((a, window_a), (b, window_b))]
-    common = asked[0].keys() & asked[1].keys()
-    pairs = ((index, *_lengths(asked[0][index], asked[1][index])) for index in sorted(common))
-    unequal = next(((index, a, b) for index, a, b in pairs if a != b), None)
+    counts = [len(side) for side in asked]
+    common, *rows = np.intersect1d(asked[0][:, 0], asked[1][:, 0], return_indices=True)
+    lengths = _lengths(*(side[at, 1:] for side, at in zip(asked, rows, strict=True)))
+    unequal = np.flatnonzero((lengths[0] != lengths[1]).any(axis=1))
     recorded = {name for name, value in window_a.workload.items() if value not in (None, UNRECORDED)}
     closed, timed, talks = (name in recorded for name in ("concurrency", "duration_s", "turns"))
     as_many_as_it_can = talks or (closed and timed)  # a failed turn, or a slow server, leaves out later ones
     if UNRECORDED not in seeds and seeds[0] != seeds[1]:
         problem = f"unequal work: repeat {window_a.repeat} has seed {seeds[0]} on one side and {seeds[1]} on the other"
-    elif unequal is not None:
-        index, *sides = unequal
-        lengths = " and ".join("ISL {}, OSL {}".format(*side) for side in sides)
-        problem = f"unequal work: request {index} of repeat {window_a.repeat} has {lengths}"
-    elif len(common) < max(map(len, asked)) and not as_many_as_it_can:
-        problem = f"unequal work: repeat {window_a.repeat} has {len(asked[0])} requests on one side, {len(asked[1])} on the other"
+    elif len(unequal):
+        first = unequal[0]
+        words = " and ".join("ISL {}, OSL {}".format(*side[first]) for side in lengths)
+        problem = f"unequal work: request {common[first]} of repeat {window_a.repeat} has {words}"
+    elif len(common) < max(counts) and not as_many_as_it_can:
+        problem = f"unequal work: repeat {window_a.repeat} has {counts[0]} requests on one side, {counts[1]} on the other"
     if problem and not allow:
         raise ComparisonError(problem, remedy="measure both sides of a pair from the same seed and to the end")
     if problem:
         said.append(problem)
 
 
-def _asked(records: Records, window: Window) -> dict[int, tuple[int, ...]]:
-    """Per index ISL and OSL as asked for, and prompt and answer as counted where it ended well; -1 where not recorded."""
+def _asked(records: Digest, window: Window) -> Ints:
+    """Per request that was measured: index, ISL and OSL as asked for, prompt and answer as counted where it ended well.
+
+    Rows of five; -1 where not recorded.
+    """
     table = records.requests
-    table = table.filter(
-        pc.and_(pc.equal(table.column("measurement"), window.measurement), pc.equal(table.column("phase"), "measure"))
-    )
-    asked = [ints(table, name, UNKNOWN) for name in ("isl", "osl")]
+    mine = (ints(table, "measurement") == window.measurement) & equals(table, "phase", "measure")
     ok = equals(table, "outcome", "ok")
+    asked = [ints(table, name, UNKNOWN) for name in ("index", "isl", "osl")]
     counted = [np.where(ok, ints(table, name, UNKNOWN), UNKNOWN) for name in ("prompt_tokens", "output_tokens")]
-    columns = zip(*(column.tolist() for column in (*asked, *counted)), strict=True)
-    return dict(zip(ints(table, "index").tolist(), columns, strict=True))
+    return np.column_stack([column[mine] for column in (*asked, *counted)])
 
 
-def _lengths(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The lengths that two requests are held equal by: those asked for, or, where an import does not say, those counted."""
-    known = UNKNOWN not in (*one[:2], *other[:2])
-    mine, theirs = (one[:2], other[:2]) if known else (one[2:], other[2:])
-    pairs = [(a, b) if UNKNOWN not in (a, b) else (UNKNOWN, UNKNOWN) for a, b in zip(mine, theirs, strict=True)]
-    return (pairs[0][0], pairs[1][0]), (pairs[0][1], pairs[1][1])
+def _lengths(one: Ints, other: Ints) -> tuple[Ints, Ints]:
+    """The lengths that requests are held equal by: those asked for, or, where an import does not say, those counted."""
+    known = ((one[:, :2] != UNKNOWN) & (other[:, :2] != UNKNOWN)).all(axis=1)[:, None]
+    mine, theirs = (np.where(known, side[:, :2], side[:, 2:]) for side in (one, other))
+    both = (mine != UNKNOWN) & (theirs != UNKNOWN)
+    return np.where(both, mine, UNKNOWN), np.where(both, theirs, UNKNOWN)
 
 
 def _failed(side: list[Measured]) -> int:
@@ -357,12 +368,14 @@ def _failed(side: list[Measured]) -> int:
 
 def _aligned(side_a: Side, side_b: Side) -> tuple[Side, Side]:
     """The windows of each pair from the same request on: what was found to be warm-up on one side is left out on both."""
-    begun_a, begun_b = Side(), Side()
-    for a, b in zip(side_a, side_b, strict=True):
-        window_a, window_b = aligned((a, b))
-        begun_a.append((a[0], window_a))
-        begun_b.append((b[0], window_b))
-    return begun_a, begun_b
+    windows_a, windows_b = zip(*(aligned(pair) for pair in zip(side_a, side_b, strict=True)), strict=True)
+    return _counted(side_a, windows_a), _counted(side_b, windows_b)
+
+
+def _counted(side: Side, windows: Sequence[Window]) -> Side:
+    """A side, which is of one run, in other windows: counted in together where they are new."""
+    records = side[0][0].counted(windows)
+    return [(records, window) for window in windows]
 
 
 def marks_of_side(side: Side, manifest: Mapping[str, Any]) -> tuple[Mark, ...]:

@@ -56,7 +56,7 @@ def compare_sides(run: Run, *, resamples: int = 2000, allow_unequal: bool = Fals
             f"run {run.id} measured {measured} alone", remedy="a comparison needs two sides of one run, or two runs"
         )
     return compare(
-        run.records(),
+        run.digest(),
         sides[0],
         sides[1],
         slo=slo_of(run),

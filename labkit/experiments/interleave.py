@@ -99,7 +99,7 @@ def _repeat(lab: Lab, topologies: Sequence[Topology], work: Workload, repeat: in
 
 def _widest(lab: Lab, topologies: Sequence[Topology], until: Narrow) -> Interval | None:
     """The least certain ratio of the metric, of each side to the first; ``None`` where one has none."""
-    records, first = lab.run.records(), str(topologies[0])
+    records, first = lab.run.digest(), str(topologies[0])
     others = dict.fromkeys(str(topology) for topology in topologies[1:] if topology != topologies[0])
     found = [ratio_of(records, first, other, until.metric, slo=lab.slo) for other in others]
     return None if None in found else max((ratio for ratio in found if ratio is not None), key=lambda ratio: ratio.spread)

@@ -8,8 +8,13 @@ from typing import Final
 
 import numpy as np
 
-from labkit.measure.metrics import STALL_S, good_requests, is_open_loop, of_measurement, slo_lacks
-from labkit.measure.records import Records, Window
+from labkit.measure.answers import Answers
+from labkit.measure.columns import Floats, Ints
+from labkit.measure.digest import Digest
+from labkit.measure.gaps import Gaps
+from labkit.measure.groups import GapRepeat, Values, pooled_percentiles
+from labkit.measure.metrics import STALL_S, good_requests, is_open_loop, slo_lacks
+from labkit.measure.records import Window
 from labkit.measure.statistics import (
     Repeat,
     Statistic,
@@ -19,17 +24,7 @@ from labkit.measure.statistics import (
     weighted_percentile,
     weighted_total,
 )
-from labkit.measure.timing import (
-    UNKNOWN,
-    ChunkGaps,
-    Floats,
-    Ints,
-    RequestMetrics,
-    chunk_gaps,
-    itl_s,
-    request_metrics,
-    token_chunks,
-)
+from labkit.measure.timing import RequestMetrics, request_metrics
 from labkit.spec.slo import Slo
 
 _UNCOUNTED: Final = "the server does not say how many tokens a chunk holds"
@@ -42,36 +37,36 @@ class Measured:
     Attributes:
         requests: of its measurement, every phase.
         done: rows of the requests that were measured and ended as asked.
-        gaps: gaps of those.
+        answers, gaps: of those; their rows are positions in ``done``.
         tokens_inside: token events inside the window, per row of ``requests``; ``None`` where they are not counted.
         good: per measured request, whether it meets the SLO; ``None`` with ``good_reason``.
     """
 
     window: Window
     requests: RequestMetrics
+    answers: Answers
     done: Ints
-    gaps: ChunkGaps
+    gaps: Gaps
     tokens_inside: Floats | None
     good: Floats | None
     good_reason: str
 
 
-def measure(records: Records, window: Window, slo: Slo | None) -> Measured:
+def measure(records: Digest, window: Window, slo: Slo | None) -> Measured:
     """Prepare a window."""
-    mine = of_measurement(records, window)
-    chunks = token_chunks(mine)
-    requests, gaps = request_metrics(mine, chunks), chunk_gaps(mine, chunks)
-    inside = (chunks.t_ns >= window.measure_ns) & (chunks.t_ns < window.stop_ns)
-    tokens = chunks.tokens[inside]
-    counted = not np.any(tokens == UNKNOWN)
-    per_request: Floats = np.bincount(chunks.row[inside], tokens, len(requests)).astype(np.float64)
+    mine = records.of(window)
+    requests, answers = request_metrics(mine), mine.answers
+    done = np.flatnonzero(requests.measured & requests.ok)
+    position = np.full(len(requests), -1)
+    position[done] = np.arange(len(done))
     good, reason = _good(requests.select(requests.measured), window, slo)
     return Measured(
         window,
         requests,
-        np.flatnonzero(requests.measured & requests.ok),
-        gaps.select(gaps.measured & gaps.ok),
-        per_request if counted else None,
+        answers.select(done),
+        done,
+        mine.gaps.get(window.measurement, Gaps()).renumbered(position),
+        None if answers.uncounted_inside.any() else answers.tokens_inside.astype(np.float64),
         good,
         reason,
     )
@@ -85,7 +80,7 @@ def _good(measured: RequestMetrics, window: Window, slo: Slo | None) -> tuple[Fl
 
 
 #: Values of one window, given the number of the side's repeats; a text says why there are none.
-Values = Callable[[Measured, int], "Repeat | str"]
+Source = Callable[[Measured, int], "Values | str"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +98,7 @@ class Quantity:
     label: str
     unit: str
     lower_is_better: bool | None
-    source: Values
+    source: Source
     statistic: Statistic
     q: float | None = None
 
@@ -112,23 +107,24 @@ class Quantity:
         """How many values it needs."""
         return 1 if self.q is None else least_values(self.q)
 
-    def values(self, one: Measured, repeats: int) -> Repeat:
+    def values(self, one: Measured, repeats: int) -> Values:
         """Values of a window; empty where undefined."""
         found = self.source(one, repeats)
         return Repeat.of([]) if isinstance(found, str) else found
 
     def pooled(self, side: Sequence[Measured]) -> tuple[float | None, str]:
         """The statistic over a side's repeats, or ``None`` and why."""
-        parts = [self.source(one, len(side)) for one in side]
-        reasons = [part for part in parts if isinstance(part, str)]
-        if reasons:
-            return None, reasons[0]
-        values = np.sort(np.concatenate([part.values for part in parts if isinstance(part, Repeat)]))
-        if not len(values):
+        found = [self.source(one, len(side)) for one in side]
+        parts = [part for part in found if not isinstance(part, str)]
+        if len(parts) < len(found):
+            return None, next(part for part in found if isinstance(part, str))
+        count = sum(map(len, parts))
+        if not count:
             return None, "no request of the window completed"
-        if self.q is not None and len(values) < self.least:
-            return None, too_few(len(values), self.q)
-        return self.statistic(values, np.ones(len(values))), ""
+        if self.q is not None:
+            return (float(pooled_percentiles(parts, [self.q])[0]), "") if count >= self.least else (None, too_few(count, self.q))
+        values = np.concatenate([part.values for part in parts if isinstance(part, Repeat)])
+        return self.statistic(values, np.ones(count)), ""
 
 
 def _ttft(one: Measured, _: int) -> Repeat:
@@ -140,16 +136,12 @@ def _tpot(one: Measured, _: int) -> Repeat | str:
     return _UNCOUNTED if np.any(np.isnan(values) & ~single) else Repeat.of(values)
 
 
-def _itl(one: Measured, _: int) -> Repeat | str:
-    if np.any(one.gaps.tokens == UNKNOWN):
-        return _UNCOUNTED
-    owner = np.repeat(np.searchsorted(one.done, one.gaps.row), np.maximum(one.gaps.tokens, 1))
-    return Repeat.grouped(itl_s(one.gaps), owner, len(one.done))
+def _itl(one: Measured, _: int) -> GapRepeat | str:
+    return _UNCOUNTED if one.answers.uncounted.any() else GapRepeat(one.gaps, one.answers.surplus)
 
 
 def _stalled(one: Measured, _: int) -> Repeat:
-    stalled = np.isin(one.done, one.gaps.row[one.gaps.gap_s > STALL_S])
-    return Repeat.of(stalled.astype(np.float64))
+    return Repeat.of((one.answers.longest_gap_ns / 1e9 > STALL_S).astype(np.float64))
 
 
 def _output(one: Measured, repeats: int) -> Repeat | str:
@@ -172,7 +164,7 @@ def _attainment(one: Measured, _: int) -> Repeat | str:
     return one.good_reason if one.good is None else Repeat.of(one.good)
 
 
-def _percentile(key: str, label: str, source: Values, q: float) -> Quantity:
+def _percentile(key: str, label: str, source: Source, q: float) -> Quantity:
     return Quantity(f"{key}_p{q:g}_s", f"{label} p{q:g}", "ms", True, source, weighted_percentile(q), q)
 
 

@@ -142,7 +142,7 @@ def side_by_side(
 
 
 def _column(run: Run, side: str, slo: Slo | None) -> Column:
-    records = run.records()
+    records = run.digest()
     mine = [(records, window) for window in windows_of_side(records, side)]
     measured = [measure(each, window, slo) for each, window in mine]
     cells = {quantity.key: Cell(*quantity.pooled(measured)) for quantity in QUANTITIES}

@@ -164,11 +164,13 @@ def _conditions(comparison: Comparison) -> str:
     about: Conditions = comparison.conditions
     hardware = f"equal hardware ({about.hardware})" if comparison.equal_hardware else f"UNEQUAL HARDWARE ({about.hardware})"
     repeats = comparison.repeats
+    grouped = any(row.ratio is not None and "groups" in row.ratio.over for row in comparison.rows)
+    drawn = "groups of requests" if grouped else "requests"
     if repeats == 1:
-        how = "one repeat a side: intervals are over requests only and know nothing of the spread between repeats"
+        how = f"one repeat a side: intervals are over {drawn} only and know nothing of the spread between repeats"
     else:
         ranges = "; with fewer than 5 repeats their range is given too" if repeats < 5 else ""
-        how = f"{repeats} repeats a side, 95 % intervals by bootstrap over repeats, then requests{ranges}"
+        how = f"{repeats} repeats a side, 95 % intervals by bootstrap over repeats, then {drawn}{ranges}"
     return f"Conditions: {about}; {hardware}; {comparison.requests} requests, {how}."
 
 

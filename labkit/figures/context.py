@@ -10,6 +10,7 @@ from typing import Any, Final
 from labkit.errors import LabError
 from labkit.figures import style
 from labkit.figures.series import origin_ns, sides, text_of
+from labkit.measure.digest import digest
 from labkit.measure.records import UNRECORDED, Records, Window
 from labkit.measure.validity import grouped, marks_of
 from labkit.spec.topology import Role, Topology
@@ -73,7 +74,8 @@ def context(records: Records, manifest: Mapping[str, Any]) -> Context:
 
 def warnings(records: Records, manifest: Mapping[str, Any]) -> tuple[str, ...]:
     """The warnings among the marks of all windows, each kind once with the windows that have it, the most common first."""
-    named = [(f"{window.side} #{window.repeat + 1}", marks_of(records, window, manifest)) for window in records.windows]
+    taken = digest(records)
+    named = [(f"{window.side} #{window.repeat + 1}", marks_of(taken, window, manifest)) for window in records.windows]
     found = [(mark.text, names) for mark, names in grouped(named).values() if mark.severity == "warning"]
     found.sort(key=lambda item: -len(item[1]))
     told = [f"{'all' if len(names) == len(named) > 1 else ', '.join(names)}: {text}" for text, names in found]

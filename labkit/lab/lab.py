@@ -180,8 +180,7 @@ class Lab:
         try:
             lab.deployment, lab._vocab = attached, vocab
             target = Target(attached.url, attached.model.name, vocab, os.environ.get("OPENAI_API_KEY"))
-            asked = (workload.api, workload.needs_token_ids) if workload else ("completions", False)
-            lab._dialect = probe_apart(target, api=asked[0], token_ids=asked[1]).dialect
+            lab._dialect = probe_apart(target, workload).dialect
             lab._max_model_len = served_length(target)
             lab._telemetry = TelemetryAgent.start(lab.run.path, gpus=())
             lab._load = LoadFleet.start(lab.run.path, shards=shards)
@@ -295,7 +294,7 @@ class Lab:
         )  # fmt: skip
         self._next_request = result.next_request
         if workload.warmup == "auto":
-            window = cut_warmup(self.run.records(), window)
+            window = cut_warmup(self.run.digest(), window)
         self.run.add_window(window)
         if result.unsent:
             self.run.note(f"{result.unsent} {UNSENT}", data={"measurement": load.measurement})
@@ -389,12 +388,11 @@ class Lab:
         self.run.note(f"epoch {deployment.epoch}: {deployment.topology}", kind="launch")
 
     def _summaries(self) -> dict[str, Any]:
-        records = self.run.records()
+        records = self.run.digest()
         return {str(w.measurement): summarise(records, w, slo=self.slo).to_dict() for w in self.run.windows}
 
     def _tell(self, now: Progress) -> None:
-        state = f"  {now.sent} sent, {now.done} done, {now.failed} failed, {now.in_flight} in flight"
-        self.progress.state(state, now.t_ns)
+        self.progress.state(f"  {now.sent} sent, {now.done} done, {now.failed} failed, {now.in_flight} in flight", now.t_ns)
 
 
 def _new_run(results: Path | str | None, name: str | None, manifest: dict[str, Any]) -> Run:

@@ -47,7 +47,7 @@ class Measurement:
     @property
     def summary(self) -> Summary:
         """Every metric of the window by name; ``None`` with a reason where it is undefined."""
-        return summarise(self.run.records(), self.window, slo=self.slo)
+        return summarise(self.run.digest(), self.window, slo=self.slo)
 
     @property
     def interference(self) -> dict[Scope, Interference]:
@@ -55,7 +55,7 @@ class Measurement:
 
         The workers' spans, which say when each prefill ran, come up to a second after the last request has ended.
         """
-        return interference([(self.run.records(), self.window)])
+        return interference([(self.run.digest(), self.window)])
 
     @property
     def failed(self) -> int:
@@ -65,10 +65,10 @@ class Measurement:
     @property
     def marks(self) -> list[Mark]:
         """What a reader must know before believing it, warnings first."""
-        return marks_of(self.run.records(), self.window, self.run.manifest)
+        return marks_of(self.run.digest(), self.window, self.run.manifest)
 
     def __repr__(self) -> str:
-        records, window = self.run.records(), self.window
+        records, window = self.run.digest(), self.window
         summary = summarise(records, window, slo=self.slo)
         marks = marks_of(records, window, self.run.manifest, summary)
         unit = window.accelerator
@@ -99,7 +99,7 @@ def align(measurements: Sequence[Measurement]) -> list[Measurement]:
     left out on all, so that they stay equal work."""
     if len({measurement.window.first_index for measurement in measurements}) < 2:
         return list(measurements)
-    windows = aligned([(measurement.run.records(), measurement.window) for measurement in measurements])
+    windows = aligned([(measurement.run.digest(), measurement.window) for measurement in measurements])
     for measurement, window in zip(measurements, windows, strict=True):
         measurement.run.add_window(window)
     return [replace(measurement, window=window) for measurement, window in zip(measurements, windows, strict=True)]

@@ -36,8 +36,10 @@ class Probe:
     notes: tuple[str, ...]
 
 
-def probe_apart(target: Target, *, api: Api, token_ids: bool = False) -> Probe:
-    """``probe`` for callers in whose thread an event loop is running, as in a notebook's cell; it blocks."""
+def probe_apart(target: Target, workload: Workload | None) -> Probe:
+    """``probe`` for a workload, from a thread in which an event loop is running, as in a notebook's cell; it blocks."""
+    api: Api = workload.api if workload is not None else "completions"
+    token_ids = workload is not None and workload.needs_token_ids
     with ThreadPoolExecutor(max_workers=1) as thread:
         return thread.submit(lambda: asyncio.run(probe(target, api=api, token_ids=token_ids))).result()
 

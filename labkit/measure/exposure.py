@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from labkit.errors import SpecError
+from labkit.measure.digest import Digest
 from labkit.measure.join import join_spans
 from labkit.measure.metrics import of_measurement
 from labkit.measure.records import Records, Window
@@ -35,6 +36,7 @@ from labkit.spec.topology import Role, Topology
 Source = Literal["spans", "inferred"]
 
 _UNKNOWN: Final = -1
+_TOO_MANY: Final = "left out: the run has too many gaps to look at each"
 #: Fewer spans than this share of the requests leave too many prefills out.
 _MOST_OF_THEM: Final = 0.9
 #: Batches are equal when they are the same, above 16 when they are the same to an eighth.
@@ -97,7 +99,7 @@ class _Gaps(NamedTuple):
     batch: Ints
 
 
-def exposures(records: Records, window: Window, number: int = 0) -> Exposures:
+def exposures(records: Records | Digest, window: Window, number: int = 0) -> Exposures:
     """Gaps and prefills of a window, per worker and for the whole deployment.
 
     Args:
@@ -105,6 +107,8 @@ def exposures(records: Records, window: Window, number: int = 0) -> Exposures:
         window: the measurement.
         number: for ``Exposure.window``.
     """
+    if isinstance(records, Digest) and records.chunks is None:
+        return Exposures((), _TOO_MANY, (), _TOO_MANY, "inferred")
     mine = of_measurement(records, window)
     chunks = token_chunks(mine)
     requests, gaps = request_metrics(mine, chunks), chunk_gaps(mine, chunks)
@@ -141,7 +145,7 @@ def _topology(window: Window) -> Topology | None:
         return None
 
 
-def _from_spans(mine: Records, requests: RequestMetrics, window: Window) -> tuple[_Placed | None, str]:
+def _from_spans(mine: Records | Digest, requests: RequestMetrics, window: Window) -> tuple[_Placed | None, str]:
     """Workers and prefills as the engine tells them, in the client's clock; or none and why."""
     answered = np.isfinite(requests.first_token_ns)
     arrived = mine.spans.column("start_ns")

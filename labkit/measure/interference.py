@@ -31,6 +31,7 @@ from typing import Final, Literal, NamedTuple, Self
 
 import numpy as np
 
+from labkit.measure.digest import Digest
 from labkit.measure.exposure import Exposure, Source, exposures
 from labkit.measure.intervals import Intervals
 from labkit.measure.records import Records, Window
@@ -87,14 +88,14 @@ class Interference:
         return f"{value:+d} % [{low}, {high}]{' (inferred)' if self.source == 'inferred' else ''}"
 
 
-def interference(measured: Sequence[tuple[Records, Window]], *, seed: int = 0) -> dict[Scope, Interference]:
+def interference(measured: Sequence[tuple[Records | Digest, Window]], *, seed: int = 0) -> dict[Scope, Interference]:
     """Interference in the windows of a side: by prefills on the same worker, and by prefills anywhere in the deployment.
 
     The second is what an aggregated and a disaggregated side can be compared on: a dedicated decode worker never prefills, so
     that the first is undefined there. Takes about a second for 100,000 gaps: nothing for a live display.
 
     Args:
-        measured: windows, each with the records of its run; they are pooled.
+        measured: windows, each with the records of its run, or what was taken in of them; they are pooled.
         seed: of the shifts.
     """
     found = [exposures(records, window, number) for number, (records, window) in enumerate(measured)]

@@ -21,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from labkit.measure.digest import Digest
 from labkit.measure.records import SPANS, Records
 
 _PREFIX: Final = re.compile(r"(?:chat)?cmpl-")
@@ -50,7 +51,7 @@ def span_keys(span_id: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*whole, *(_PREFIX.sub("", key, count=1) for key in whole))))
 
 
-def join_spans(records: Records) -> pa.Table:
+def join_spans(records: Records | Digest) -> pa.Table:
     """Every span whose request is known, as ``JOINED``, in the order of their start.
 
     Spans of requests that are not in the records (a warm-up call of the lab, another client) are left out. The response's id is

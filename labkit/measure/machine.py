@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from labkit.measure.counters import Series, means, series, total_growth
+from labkit.measure.digest import Digest
 from labkit.measure.mark import Mark
 from labkit.measure.records import Records, Window
 from labkit.measure.timing import Bools
@@ -32,7 +33,7 @@ _COUNTERS: Final = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
 _SHARING: Final = ("prefix_groups", "trace", "turns")  # of a workload: prompts that begin alike are meant
 
 
-def machine_marks(records: Records, window: Window, gpus: Collection[str] | None = None) -> list[Mark]:
+def machine_marks(records: Records | Digest, window: Window, gpus: Collection[str] | None = None) -> list[Mark]:
     """Every mark that telemetry gives; what was not sampled gives none.
 
     Args:
@@ -145,7 +146,7 @@ def _clock_drop(samples: pa.Table, window: Window, gpus: Collection[str] | None)
     return Mark("clock_drop", f"the SM clock of {_names(dropped)} fell from {high:.0f} to {low:.0f} MHz while it worked")
 
 
-def _restarts(records: Records, samples: pa.Table, window: Window) -> Mark | None:
+def _restarts(records: Records | Digest, samples: pa.Table, window: Window) -> Mark | None:
     restarted, died = set(), set()
     for counter in _COUNTERS:
         for source, found in series(samples, counter).items():

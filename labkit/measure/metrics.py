@@ -7,30 +7,22 @@ end: percentiles are of those that ended as asked, and every other one is a fail
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, overload
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from labkit.errors import UnknownMetric
+from labkit.measure.answers import Answers
+from labkit.measure.columns import Bools, Floats
 from labkit.measure.counters import energy_j, means, total_growth
-from labkit.measure.records import REQUESTS, Records, Window
+from labkit.measure.digest import Digest, digest, without_warmup
+from labkit.measure.gaps import Gaps
+from labkit.measure.records import Records, Window
 from labkit.measure.statistics import least_values, percentile, too_few
-from labkit.measure.timing import (
-    UNKNOWN,
-    Bools,
-    ChunkGaps,
-    Floats,
-    RequestMetrics,
-    TokenChunks,
-    chunk_gaps,
-    itl_s,
-    request_metrics,
-    token_chunks,
-)
+from labkit.measure.timing import ChunkGaps, RequestMetrics, chunk_gaps, itl_s, request_metrics
 from labkit.spec.slo import Slo
 
 __all__ = [
@@ -46,12 +38,14 @@ __all__ = [
     "request_metrics",
     "slo_lacks",
     "summarise",
+    "taken_in",
 ]
 
 #: A gap longer than this is a stall that a reader notices.
 STALL_S: Final = 0.100
 _PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0)
 _NIXL: Final = "vllm:nixl_"
+_UNCOUNTED: Final = "the server does not say how many tokens a chunk holds"
 _UNSCHEDULED: Final = "the schedule was not recorded"
 
 
@@ -100,55 +94,72 @@ class _Sheet:
     def distribution(self, name: str, values: Floats, reason: str) -> None:
         """``<name>_{mean,p50,p90,p95,p99,max}_s`` and ``<name>_n`` of the defined values."""
         known = values[np.isfinite(values)]
-        self.put(f"{name}_n", len(known))
-        self.put(f"{name}_mean_s", known.mean() if len(known) else None, reason)
-        self.put(f"{name}_max_s", known.max() if len(known) else None, reason)
-        allowed = [q for q in _PERCENTILES if len(known) >= least_values(q)]
-        found = dict(zip(allowed, np.percentile(known, allowed), strict=True)) if allowed else {}
+        allowed = _allowed(len(known))
+        self.spread(name, len(known), known.mean() if len(known) else None, known.max() if len(known) else None, reason)
+        self.percentiles(name, len(known), np.percentile(known, allowed) if allowed else [], reason)
+
+    def spread(self, name: str, count: int, mean: float | None, most: float | None, reason: str) -> None:
+        """How many values there are, their mean and the largest."""
+        self.put(f"{name}_n", count)
+        self.put(f"{name}_mean_s", mean, reason)
+        self.put(f"{name}_max_s", most, reason)
+
+    def percentiles(self, name: str, count: int, found: Iterable[float], reason: str) -> None:
+        """Those percentiles that so many values allow, and why the others are missing."""
+        known = dict(zip(_allowed(count), found, strict=True))
         for q in _PERCENTILES:
-            self.put(f"{name}_p{q:g}_s", found.get(q), too_few(len(known), q) if len(known) else reason)
+            self.put(f"{name}_p{q:g}_s", known.get(q), too_few(count, q) if count else reason)
 
 
-def summarise(records: Records, window: Window, *, slo: Slo | None = None) -> Summary:
+def _allowed(count: int) -> list[float]:
+    return [q for q in _PERCENTILES if count >= least_values(q)]
+
+
+def summarise(records: Records | Digest, window: Window, *, slo: Slo | None = None) -> Summary:
     """Every metric of one window.
 
     Args:
-        records: of the run; only the window's measurement is used.
+        records: of the run, or what was taken in of them, which saves doing it for each window; only the window's measurement
+            is used.
         window: the measurement.
         slo: for ``goodput_request_s`` and ``slo_attainment``; they are ``None`` without one.
     """
-    mine = of_measurement(records, window)
-    chunks = token_chunks(mine)
-    requests, gaps = request_metrics(mine, chunks), chunk_gaps(mine, chunks)
+    mine = taken_in(records, window)
+    requests, answers = request_metrics(mine), mine.answers
     sheet = _Sheet()
     _counts(sheet, requests, window)
-    _latencies(sheet, requests, gaps)
-    _throughput(sheet, requests, chunks, window)
+    _latencies(sheet, requests, answers, mine.gaps.get(window.measurement, Gaps()))
+    _throughput(sheet, requests, answers, window)
     _goodput(sheet, requests, window, slo)
     _kv_transfer(sheet, mine, window)
     _resources(sheet, mine, window)
     return Summary(sheet.values, sheet.reasons)
 
 
-def of_measurement(records: Records, window: Window) -> Records:
+@overload
+def of_measurement(records: Records, window: Window) -> Records: ...
+@overload
+def of_measurement(records: Digest, window: Window) -> Digest: ...
+@overload
+def of_measurement(records: Records | Digest, window: Window) -> Records | Digest: ...
+def of_measurement(records: Records | Digest, window: Window) -> Records | Digest:
     """The requests and chunks of one measurement; samples, spans and events as they are.
 
     Requests of the measure phase that the window leaves out as warm-up (``Window.first_index``) have the phase ``warmup`` here.
     """
+    if isinstance(records, Digest):
+        return records.of(window)
     requests = records.requests.filter(pc.equal(records.requests.column("measurement"), window.measurement))
-    if window.first_index:
-        requests = _without_warmup(requests, window.first_index)
+    requests = without_warmup(requests, window)
     chunks = records.chunks
     if requests.num_rows < records.requests.num_rows:
         chunks = chunks.filter(pc.is_in(chunks.column("request"), value_set=requests.column("request").combine_chunks()))
     return Records(requests, chunks, records.samples, records.spans, records.events, (window,))
 
 
-def _without_warmup(requests: pa.Table, first_index: int) -> pa.Table:
-    early = pc.less(requests.column("index"), first_index)
-    left_out = pc.and_(pc.equal(requests.column("phase"), "measure"), early)
-    phases = pc.if_else(left_out, "warmup", requests.column("phase"))
-    return requests.set_column(requests.schema.get_field_index("phase"), REQUESTS.field("phase"), phases)
+def taken_in(records: Records | Digest, window: Window) -> Digest:
+    """``of_measurement`` with the chunks taken in."""
+    return (records if isinstance(records, Digest) else digest(records, windows=(window,))).of(window)
 
 
 def is_open_loop(window: Window) -> bool:
@@ -185,24 +196,23 @@ def _counts(sheet: _Sheet, requests: RequestMetrics, window: Window) -> None:
     sheet.put("straddled", int((measured & requests.straddled).sum()))
 
 
-def _latencies(sheet: _Sheet, requests: RequestMetrics, gaps: ChunkGaps) -> None:
+def _latencies(sheet: _Sheet, requests: RequestMetrics, answers: Answers, gaps: Gaps) -> None:
     sheet.distribution("send_lag", requests.send_lag_s[requests.measured], "no request was sent on a recorded schedule")
-    done = requests.select(requests.measured & requests.ok)
+    finished = requests.measured & requests.ok
+    done, of_done = requests.select(finished), answers.select(finished)
     none = "no request of the window completed" if not len(done) else "no chunk with a token was seen"
-    uncounted = "the server does not say how many tokens a chunk holds"
     sheet.distribution("ttft", done.ttft_s, none)
     sheet.distribution("ttft_from_schedule", done.ttft_from_schedule_s, none if np.isnan(done.ttft_s).all() else _UNSCHEDULED)
     sheet.distribution("e2e", done.e2e_s, none)
     tpot_known = bool(np.all(np.isfinite(done.tpot_s) | done.single))
-    sheet.distribution("tpot", done.tpot_s if tpot_known else done.tpot_s[:0], none if tpot_known else uncounted)
-    inside = gaps.select(gaps.measured & gaps.ok)
-    sheet.distribution("chunk_gap", inside.gap_s, none if not len(done) else "every answer came in one chunk")
-    counted = not np.any(inside.tokens == UNKNOWN)
-    itl = itl_s(inside) if counted else np.zeros(0)
-    sheet.distribution("itl", itl, (none if not len(done) else "every answer came in one chunk") if counted else uncounted)
-    bundled = float((inside.tokens > 1).mean()) if counted and len(inside) else None
-    sheet.put("bundled_chunk_fraction", bundled, uncounted if not counted else "no gaps")
-    stalled = len(np.unique(inside.row[inside.gap_s > STALL_S])) / len(done) if len(done) else None
+    sheet.distribution("tpot", done.tpot_s if tpot_known else done.tpot_s[:0], none if tpot_known else _UNCOUNTED)
+    counted = not of_done.uncounted.any()
+    _gaps(
+        sheet, gaps, int(of_done.surplus.sum()) if counted else None, none if not len(done) else "every answer came in one chunk"
+    )
+    bundled = float(of_done.bundled.sum() / len(gaps)) if counted and len(gaps) else None
+    sheet.put("bundled_chunk_fraction", bundled, _UNCOUNTED if not counted else "no gaps")
+    stalled = int((of_done.longest_gap_ns / 1e9 > STALL_S).sum()) / len(done) if len(done) else None
     sheet.put("stalled_fraction", stalled, none)
     tpot = sheet.values["tpot_p50_s"]
     sheet.put("tok_s_per_user", 1 / tpot if tpot else None, sheet.reasons.get("tpot_p50_s", "TPOT is 0"))
@@ -210,20 +220,33 @@ def _latencies(sheet: _Sheet, requests: RequestMetrics, gaps: ChunkGaps) -> None
         sheet.put("e2e_tok_s_per_user", percentile(done.output_tokens / done.e2e_s, 50), none)
 
 
-def _throughput(sheet: _Sheet, requests: RequestMetrics, chunks: TokenChunks, window: Window) -> None:
+def _gaps(sheet: _Sheet, gaps: Gaps, zeros: int | None, reason: str) -> None:
+    """Chunk gaps; and with the ``zeros`` of bundled tokens besides, the ITL, which is undefined where they are not known."""
+    count, longest = len(gaps), gaps.longest_ns / 1e9 if len(gaps) else None
+    found = gaps.percentiles_s(_allowed(count))
+    sheet.spread("chunk_gap", count, gaps.total_ns / count / 1e9 if count else None, longest, reason)
+    sheet.percentiles("chunk_gap", count, found, reason)
+    if zeros is None:
+        sheet.spread("itl", 0, None, None, _UNCOUNTED)
+        sheet.percentiles("itl", 0, [], _UNCOUNTED)
+        return
+    tokens = count + zeros
+    sheet.spread("itl", tokens, gaps.total_ns / tokens / 1e9 if tokens else None, longest, reason)
+    sheet.percentiles("itl", tokens, gaps.percentiles_s(_allowed(tokens), zeros) if zeros else found, reason)
+
+
+def _throughput(sheet: _Sheet, requests: RequestMetrics, answers: Answers, window: Window) -> None:
     start, stop, length = window.measure_ns, window.stop_ns, window.length_s
     empty = "the window has no length"
-    tokens = chunks.tokens[(chunks.t_ns >= start) & (chunks.t_ns < stop)]
-    counted = not np.any(tokens == UNKNOWN)
-    uncounted = "the server does not say how many tokens a chunk holds"
-    output = float(tokens.sum()) if counted else None
+    counted = not answers.uncounted_inside.any()
+    output = float(answers.tokens_inside.sum()) if counted else None
     first_inside = (requests.first_token_ns >= start) & (requests.first_token_ns < stop)
     prompts = requests.prompt_tokens[first_inside]
     total = output + float(prompts.sum()) if output is not None and not np.any(np.isnan(prompts)) else None
     ended = requests.ok & (requests.end_ns >= start) & (requests.end_ns < stop)
-    sheet.put("output_tokens", output, uncounted)
-    sheet.put("output_tok_s", _rate(output, length), empty if counted else uncounted)
-    no_prompts = "the server does not say how long the prompts are" if counted else uncounted
+    sheet.put("output_tokens", output, _UNCOUNTED)
+    sheet.put("output_tok_s", _rate(output, length), empty if counted else _UNCOUNTED)
+    no_prompts = "the server does not say how long the prompts are" if counted else _UNCOUNTED
     sheet.put("total_tok_s", _rate(total, length), empty if total is not None else no_prompts)
     sheet.put("request_s", _rate(int(ended.sum()), length), empty)
     per_gpu = _rate(_rate(output, length), window.accelerators)
@@ -252,10 +275,10 @@ def slo_lacks(measured: RequestMetrics, window: Window, slo: Slo) -> str:
     unscheduled = np.isfinite(measured.ttft_s) & np.isnan(measured.ttft_from_schedule_s)
     if slo.ttft_s is not None and is_open_loop(window) and unscheduled.any():
         return _UNSCHEDULED
-    return "the server does not say how many tokens a chunk holds"
+    return _UNCOUNTED
 
 
-def _kv_transfer(sheet: _Sheet, records: Records, window: Window) -> None:
+def _kv_transfer(sheet: _Sheet, records: Digest, window: Window) -> None:
     def grown(metric: str) -> float | None:
         return total_growth(records.samples, f"{_NIXL}{metric}", window)
 
@@ -276,7 +299,7 @@ def _kv_transfer(sheet: _Sheet, records: Records, window: Window) -> None:
     sheet.put("kv_transfer_gb_s", None if speed is None else speed / 1e9, none)
 
 
-def _resources(sheet: _Sheet, records: Records, window: Window) -> None:
+def _resources(sheet: _Sheet, records: Digest, window: Window) -> None:
     for source, cores in means(records.samples, "cpu_cores", window).items():
         sheet.put(f"cpu_cores_{source}", cores)
     joules, reason = energy_j(records.samples, window)

@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from labkit.measure.metrics import is_open_loop, of_measurement
+from labkit.measure.digest import Digest
+from labkit.measure.metrics import is_open_loop, taken_in
 from labkit.measure.records import Records, Window
 from labkit.measure.timing import Bools, Floats, Ints, ints
 
@@ -45,7 +45,6 @@ _FOLLOWING: Final = 0.15
 _STARVED_RISE: Final = 2.5
 _STARVED_GROWTH: Final = 1.05
 _STARVED_TOKENS: Final = 20
-_MOST_TICKS: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,22 +130,19 @@ def first_saturation(course: Course, *, since_s: float = 0.0) -> Saturation | No
     return found
 
 
-def saturation_of(records: Records, window: Window) -> Saturation | None:
+def saturation_of(records: Records | Digest, window: Window) -> Saturation | None:
     """The same of a measurement that has ended: whether its requests outran the server at any time."""
     if not is_open_loop(window):
         return None
-    mine = of_measurement(records, window)
-    sent = np.sort(ints(mine.requests.filter(pc.is_valid(mine.requests["sent_ns"])), "sent_ns"))
-    sent = sent[sent <= window.stop_ns]
+    mine = taken_in(records, window)
+    received = mine.received[window.measurement]
+    sent, at_ns = received.sent_ns, received.at_ns
     if len(sent) < _FEWEST:
         return None
     done = np.sort(ints(mine.requests.filter(pc.is_valid(mine.requests["end_ns"])), "end_ns"))
-    length_s, end_s = ((until - sent[0]) / 1e9 for until in (sent[-1], window.stop_ns))
-    ticks = np.linspace(0.0, length_s, min(int(length_s * 4) + 2, _MOST_TICKS))
-    at_ns = sent[0] + (ticks * 1e9).astype(np.int64)
     sent_until, done_until = (np.searchsorted(events, at_ns, "right").astype(np.float64) for events in (sent, done))
-    tokens = _received(mine.chunks, at_ns)
-    return first_saturation(Course(ticks, sent_until, done_until, tokens, float(len(sent)), end_s))
+    end_s = float(window.stop_ns - sent[0]) / 1e9
+    return first_saturation(Course((at_ns - sent[0]) / 1e9, sent_until, done_until, received.until(), float(len(sent)), end_s))
 
 
 def _grown(course: Course, flying: Floats, now: Ints, window_s: float) -> Bools:
@@ -197,14 +193,3 @@ def _told(course: Course, at: int, window_s: float) -> Saturation:
         completions_s=float(course.done[at] - course.done[start]) / over_s,
         in_flight=int(course.sent[at] - course.done[at]),
     )
-
-
-def _received(chunks: pa.Table, at_ns: Ints) -> Floats:
-    """Tokens received until each instant; zeros where the server did not count them."""
-    received = np.zeros(len(at_ns) + 1)
-    for batch in chunks.select(["t_ns", "tokens"]).to_batches():
-        if batch.column("tokens").null_count:
-            return np.zeros(len(at_ns))
-        at = np.searchsorted(at_ns, batch.column("t_ns").to_numpy(), "left")
-        received += np.bincount(at, batch.column("tokens").to_numpy(), len(received))
-    return np.cumsum(received[:-1])

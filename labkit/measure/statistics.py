@@ -41,7 +41,8 @@ class Interval:
         level: coverage aimed at, such as 0.95.
         n: values (requests) that the estimate is of; of a ratio, both sides together.
         repeats: how many; of a ratio, the smaller number of the two sides.
-        over: what was resampled: ``repeats and requests``, or ``requests`` where a side has one repeat only.
+        over: what was resampled: ``repeats and requests``, or ``requests`` where a side has one repeat only; where there are
+            too many to draw one by one, ``groups of requests`` in their place.
         lowest, highest: range of the ratio over the pairs of repeats, printed where there are fewer than 5; ``None`` otherwise.
     """
 
@@ -82,6 +83,9 @@ class Repeat:
 
     values: Floats
     counts: Ints
+
+    def __len__(self) -> int:
+        return len(self.values)
 
     @classmethod
     def of(cls, values: npt.ArrayLike) -> Repeat:
@@ -192,27 +196,58 @@ def bootstrap(
         drawn_b = drawn_a if paired else _draw(rng, len(repeats_b))
         below[i] = statistic(sides[0].values, sides[0].weights(rng, drawn_a))
         above[i] = statistic(sides[1].values, sides[1].weights(rng, drawn_b))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = above / below  # over 0: infinite, and undefined where both are
-        ratio = top / bottom if bottom else np.nan
-    repeats = min(len(repeats_a), len(repeats_b))
     enough = all(len(repeat.values) >= least for repeat in (*repeats_a, *repeats_b))
-    lowest, highest = _range(repeats_a, repeats_b, statistic) if 1 < repeats < 5 and enough else (None, None)
-    both = _interval(ratios, ratio, level, sum(side.requests for side in sides), repeats)
-    return Bootstrapped(
-        _interval(below, bottom, level, sides[0].requests, len(repeats_a)),
-        _interval(above, top, level, sides[1].requests, len(repeats_b)),
-        None if both is None else replace(both, lowest=lowest, highest=highest),
+    fewer = 1 < min(len(repeats_a), len(repeats_b)) < 5
+    return bootstrapped(
+        Resampled(bottom, below, sides[0].requests, len(repeats_a)),
+        Resampled(top, above, sides[1].requests, len(repeats_b)),
+        level=level,
+        extremes=_range(repeats_a, repeats_b, statistic) if fewer and enough else (None, None),
     )
 
 
-def _interval(drawn: Floats, estimate: float, level: float, n: int, repeats: int) -> Interval | None:
-    drawn = drawn[~np.isnan(drawn)]
-    if not np.isfinite(estimate) or not len(drawn):
-        return None
-    low, high = np.percentile(drawn, [50 - 50 * level, 50 + 50 * level], method="nearest")
-    over = "repeats and requests" if repeats > 1 else "requests"
-    return Interval(float(low), float(estimate), float(high), level=level, n=n, repeats=repeats, over=over)
+@dataclass(frozen=True, slots=True, eq=False)
+class Resampled:
+    """A side's statistic, and the same of every resample (NaN where it has no value).
+
+    Attributes:
+        n, repeats: requests and repeats that it is of.
+    """
+
+    estimate: float
+    drawn: Floats
+    n: int
+    repeats: int
+
+    def interval(self, level: float, unit: str) -> Interval | None:
+        """With percentiles of the resamples for bounds; ``None`` where there is no value."""
+        drawn = self.drawn[~np.isnan(self.drawn)]
+        if not np.isfinite(self.estimate) or not len(drawn):
+            return None
+        low, high = np.percentile(drawn, [50 - 50 * level, 50 + 50 * level], method="nearest")
+        over = f"repeats and {unit}" if self.repeats > 1 else unit
+        return Interval(float(low), float(self.estimate), float(high), level=level, n=self.n, repeats=self.repeats, over=over)
+
+
+def bootstrapped(
+    a: Resampled, b: Resampled, *, level: float, extremes: tuple[float | None, float | None], unit: str = "requests"
+) -> Bootstrapped:
+    """The intervals that resamples give, drawn for both sides together.
+
+    Args:
+        a, b: the sides.
+        level: of the intervals.
+        extremes: lowest and highest ratio of a pair of repeats.
+        unit: what was drawn within a repeat.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = b.drawn / a.drawn  # over 0: infinite, and undefined where both are
+        ratio = b.estimate / a.estimate if a.estimate else np.nan
+    both = Resampled(ratio, ratios, a.n + b.n, min(a.repeats, b.repeats)).interval(level, unit)
+    lowest, highest = extremes
+    return Bootstrapped(
+        a.interval(level, unit), b.interval(level, unit), None if both is None else replace(both, lowest=lowest, highest=highest)
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

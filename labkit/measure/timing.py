@@ -1,7 +1,4 @@
-"""Latencies of single requests and gaps between their chunks, as columns: the "Per request" table of the metric definitions.
-
-Everything is one pass of sorted arrays; a million requests of a hundred chunks fit in memory and take seconds.
-"""
+"""Latencies of single requests and gaps between their chunks, as columns: the "Per request" table of the metric definitions."""
 
 from __future__ import annotations
 
@@ -9,17 +6,32 @@ from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from labkit.errors import SpecError
+from labkit.measure.answers import Answers
+from labkit.measure.chunks import RequestRows, TokenChunks, sort_out
+from labkit.measure.columns import UNKNOWN, Bools, Floats, Ints, Select, bools, equals, floats, ints
+from labkit.measure.digest import Digest
 from labkit.measure.records import Records
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-Select = Bools | Ints
-UNKNOWN = -1
+__all__ = [
+    "UNKNOWN",
+    "Bools",
+    "ChunkGaps",
+    "Floats",
+    "Ints",
+    "RequestMetrics",
+    "Select",
+    "TokenChunks",
+    "bools",
+    "chunk_gaps",
+    "equals",
+    "floats",
+    "ints",
+    "itl_s",
+    "request_metrics",
+    "token_chunks",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,63 +114,38 @@ class ChunkGaps:
         return type(self)(**{name.name: getattr(self, name.name)[which] for name in fields(self)})
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TokenChunks:
-    """Chunks that hold at least one token, sorted by the row of their request, then by time.
+def token_chunks(records: Records | Digest) -> TokenChunks:
+    """The chunks with tokens of a whole table, by the row of their request, then by time.
 
-    Attributes:
-        row: row in ``records.requests``. t_ns: arrival. tokens: -1 where the server did not say.
-        starts, counts: per row of ``records.requests``, its first chunk and how many it has.
+    Those of requests that the requests table lacks (a torn end) are left out.
+
+    Raises:
+        SpecError: of a digest that did not keep its chunks.
     """
-
-    row: Ints
-    t_ns: Ints
-    tokens: Ints
-    starts: Ints
-    counts: Ints
+    if records.chunks is None:
+        raise SpecError("the chunks were taken in and not kept", remedy="use the records themselves: run.records()")
+    return sort_out(records.chunks, RequestRows(ints(records.requests, "request")), by_row=True)
 
 
-def token_chunks(records: Records) -> TokenChunks:
-    """Sort out the chunks with tokens; those of requests that the requests table lacks (a torn end) are left out.
-
-    A chunk counts when it has ≥ 1 token, with or without text; text decides only where the count is unknown.
-    """
-    requests = ints(records.requests, "request")
-    tokens = ints(records.chunks, "tokens", UNKNOWN)
-    counts_as_token = (tokens > 0) | ((tokens == UNKNOWN) & bools(records.chunks, "text"))
-    order = np.argsort(requests, kind="stable")
-    wanted = ints(records.chunks, "request")[counts_as_token]
-    at = np.minimum(np.searchsorted(requests, wanted, sorter=order), max(len(requests) - 1, 0))
-    row = order[at] if len(requests) else at
-    known = requests[row] == wanted if len(requests) else np.zeros(len(wanted), bool)
-    row = row[known]
-    t_ns = ints(records.chunks, "t_ns")[counts_as_token][known]
-    tokens = tokens[counts_as_token][known]
-    by_row = np.argsort(row, kind="stable")
-    if np.any((np.diff(t_ns[by_row]) < 0) & (np.diff(row[by_row]) == 0)):
-        by_row = np.lexsort((t_ns, row))
-    counts = np.bincount(row, minlength=len(requests)).astype(np.int64)
-    return TokenChunks(row[by_row], t_ns[by_row], tokens[by_row], np.cumsum(counts) - counts, counts)
-
-
-def request_metrics(records: Records, chunks: TokenChunks | None = None) -> RequestMetrics:
+def request_metrics(records: Records | Digest, chunks: TokenChunks | None = None) -> RequestMetrics:
     """Latencies of every request of the records.
 
     Args:
         records: of a run, or a part of it.
         chunks: what ``token_chunks`` made of the same records, to save doing it twice.
     """
-    chunks = token_chunks(records) if chunks is None else chunks
     table = records.requests
+    if isinstance(records, Digest):
+        answers = records.answers
+    else:
+        answers = Answers.none(len(table))
+        answers.add(token_chunks(records) if chunks is None else chunks)
     scheduled, sent = ints(table, "scheduled_ns", UNKNOWN), ints(table, "sent_ns", UNKNOWN)
-    answered, was_sent, was_scheduled = chunks.counts > 0, sent != UNKNOWN, scheduled != UNKNOWN
-    first, last, first_tokens = (np.full(len(table), UNKNOWN, np.int64) for _ in range(3))
-    first[answered] = chunks.t_ns[chunks.starts[answered]]
-    last[answered] = chunks.t_ns[(chunks.starts + chunks.counts - 1)[answered]]
-    first_tokens[answered] = chunks.tokens[chunks.starts[answered]]
+    answered, was_sent, was_scheduled = answers.counts > 0, sent != UNKNOWN, scheduled != UNKNOWN
+    first, last = answers.first_ns, answers.last_ns
     output = ints(table, "output_tokens", UNKNOWN)
-    counted = answered & (first_tokens != UNKNOWN) & (output != UNKNOWN)
-    later_tokens = output - first_tokens
+    counted = answered & (answers.first_tokens != UNKNOWN) & (output != UNKNOWN)
+    later_tokens = output - answers.first_tokens
     return RequestMetrics(
         request=ints(table, "request"),
         measurement=ints(table, "measurement"),
@@ -182,20 +169,22 @@ def request_metrics(records: Records, chunks: TokenChunks | None = None) -> Requ
     )
 
 
-def chunk_gaps(records: Records, chunks: TokenChunks | None = None) -> ChunkGaps:
+def chunk_gaps(records: Records | Digest, chunks: TokenChunks | None = None) -> ChunkGaps:
     """Every gap between consecutive token chunks of one request; arguments as for ``request_metrics``."""
     chunks = token_chunks(records) if chunks is None else chunks
-    within = np.flatnonzero(np.diff(chunks.row) == 0)
-    row, start, end = chunks.row[within], chunks.t_ns[within], chunks.t_ns[within + 1]
-    table = records.requests
+    new = Answers.none(len(records.requests)).add(chunks)
+    ends = np.ones(len(chunks), np.bool_)
+    ends[chunks.heads] = False
+    end = np.flatnonzero(ends)
+    row, table = chunks.row[end], records.requests
     return ChunkGaps(
         request=ints(table, "request")[row],
         measurement=ints(table, "measurement")[row],
         row=row,
-        start_ns=start,
-        end_ns=end,
-        gap_s=(end - start) / 1e9,
-        tokens=chunks.tokens[within + 1],
+        start_ns=chunks.t_ns[end - 1],
+        end_ns=chunks.t_ns[end],
+        gap_s=new.gap_ns / 1e9,
+        tokens=chunks.tokens[end],
         measured=equals(table, "phase", "measure")[row],
         ok=equals(table, "outcome", "ok")[row],
     )
@@ -210,30 +199,6 @@ def itl_s(gaps: ChunkGaps) -> Floats:
     latencies = np.zeros(int(times.sum()))
     latencies[np.cumsum(times) - times] = np.where(gaps.tokens == UNKNOWN, np.nan, gaps.gap_s)
     return latencies
-
-
-def ints(table: pa.Table, name: str, missing: int = 0) -> Ints:
-    """A column as int64, with ``missing`` for null."""
-    column = table.column(name)
-    if column.null_count:
-        column = column.fill_null(pa.scalar(missing, column.type))
-    return np.asarray(column.to_numpy(), dtype=np.int64)
-
-
-def floats(table: pa.Table, name: str) -> Floats:
-    """A column as float64, with NaN for null."""
-    return np.asarray(table.column(name).cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
-
-
-def bools(table: pa.Table, name: str) -> Bools:
-    """A column as bool."""
-    return np.asarray(table.column(name).to_numpy(), dtype=np.bool_)
-
-
-def equals(table: pa.Table, name: str, value: str) -> Bools:
-    """Where a text column holds ``value``; null does not."""
-    found = pc.fill_null(pc.equal(table.column(name), value), False)
-    return np.asarray(found.to_numpy(), dtype=np.bool_)
 
 
 def _seconds(ns: Ints, where: Bools) -> Floats:

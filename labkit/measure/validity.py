@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow.compute as pc
 
 from labkit.measure.counters import is_shared
+from labkit.measure.digest import Digest
 from labkit.measure.machine import held_gpus, machine_marks
 from labkit.measure.mark import Kind, Mark, grouped
-from labkit.measure.metrics import is_open_loop, of_measurement, summarise
+from labkit.measure.metrics import is_open_loop, summarise, taken_in
 from labkit.measure.records import Records, Window
 from labkit.measure.saturation import saturation_of
 from labkit.measure.statistics import drift, least_values
@@ -28,7 +29,7 @@ _COLD_MARGIN: Final = 1.25
 
 
 def marks(
-    records: Records,
+    records: Records | Digest,
     window: Window,
     summary: Mapping[str, float | None] | None = None,
     *,
@@ -38,24 +39,24 @@ def marks(
     """Every mark of a window, warnings first.
 
     Args:
-        records: of the run.
+        records: of the run, or what was taken in of them.
         window: the measurement.
         summary: what ``summarise`` said of it; computed where absent.
         dummy_weights: whether the model's weights are random (the records do not know).
         gpus: sources of the GPUs that the split holds (``held_gpus``); all that were sampled by default.
     """
-    summary = summarise(records, window) if summary is None else summary
-    mine = of_measurement(records, window)
+    mine = taken_in(records, window)
+    summary = summarise(mine, window) if summary is None else summary
     requests = request_metrics(mine)
     measured = requests.select(requests.measured)
     found = [
         _failures(mine, summary),
         *_client(measured, window, summary),
         _few(summary),
-        _saturated(records, window),
+        _saturated(mine, window),
         _drift(measured, window),
         _cold(measured),
-        *machine_marks(records, window, gpus),
+        *machine_marks(mine, window, gpus),
         _straddled(summary),
         _mixed(measured, window),
         _uncounted(requests),
@@ -71,7 +72,7 @@ def marks(
 
 
 def marks_of(
-    records: Records, window: Window, manifest: Mapping[str, Any], summary: Mapping[str, float | None] | None = None
+    records: Records | Digest, window: Window, manifest: Mapping[str, Any], summary: Mapping[str, float | None] | None = None
 ) -> list[Mark]:
     """Every mark of a window of a run, with what the run's manifest knows of it; ``summary`` as for ``marks``."""
     found = marks(records, window, summary, dummy_weights=dummy_weights(manifest), gpus=held_gpus(manifest, window))
@@ -79,7 +80,7 @@ def marks_of(
     return found if foreign is None else [*found, foreign]
 
 
-def _failures(records: Records, summary: Mapping[str, float | None]) -> Mark | None:
+def _failures(records: Digest, summary: Mapping[str, float | None]) -> Mark | None:
     failed, requests = summary["failed"] or 0, summary["requests"] or 0
     if not requests:
         return Mark("failures", "no request was scheduled in the window")
@@ -131,7 +132,7 @@ def _drift(measured: RequestMetrics, window: Window) -> Mark | None:
     )
 
 
-def _saturated(records: Records, window: Window) -> Mark | None:
+def _saturated(records: Digest, window: Window) -> Mark | None:
     """Also where the load was stopped for it: then the window says in which words."""
     if window.stopped.startswith("saturated"):
         return Mark("saturated", f"stopped early: {window.stopped}")

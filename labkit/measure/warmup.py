@@ -22,6 +22,7 @@ from typing import Final
 
 import numpy as np
 
+from labkit.measure.digest import Digest
 from labkit.measure.metrics import is_open_loop, of_measurement
 from labkit.measure.records import Records, Window
 from labkit.measure.statistics import drift, student
@@ -49,15 +50,15 @@ class Cut:
     text: str
 
 
-def cut_warmup(records: Records, window: Window) -> Window:
+def cut_warmup(records: Records | Digest, window: Window) -> Window:
     """The window without the warm-up that is found in it: never more than half of its requests."""
     found = find_warmup(records, window)
     return replace(begin_at(records, window, found.first_index, found.text), settled=found.settled)
 
 
-def find_warmup(records: Records, window: Window) -> Cut:
+def find_warmup(records: Records | Digest, window: Window) -> Cut:
     """The initial transient of a measurement; whatever the window leaves out already does not matter."""
-    mine = request_metrics(of_measurement(records, replace(window, first_index=0)))
+    mine = _requests(records, window)
     measured = mine.select(mine.measured)
     measured = measured.select(np.argsort(measured.index, kind="stable"))
     ttft_s = np.where(measured.ok, measured.ttft_from_schedule_s if is_open_loop(window) else measured.ttft_s, np.nan)
@@ -77,17 +78,17 @@ def find_warmup(records: Records, window: Window) -> Cut:
     return Cut(int(measured.index[end]), True, f"warm-up found: the first {end} requests left out (MSER-5 of {of})")
 
 
-def begin_at(records: Records, window: Window, first_index: int, cut: str) -> Window:
+def begin_at(records: Records | Digest, window: Window, first_index: int, cut: str) -> Window:
     """The window from the schedule of the first request that counts on; ``cut`` says why there."""
     if first_index == window.first_index:
         return replace(window, cut=cut)
-    mine = request_metrics(of_measurement(records, replace(window, first_index=first_index)))
-    scheduled = mine.scheduled_ns[mine.measured]
+    mine = _requests(records, window)
+    scheduled = mine.scheduled_ns[mine.measured & (mine.index >= first_index)]
     start = int(scheduled.min()) if len(scheduled) else window.stop_ns
     return replace(window, first_index=first_index, measure_ns=start, cut=cut)
 
 
-def aligned(pair: Sequence[tuple[Records, Window]]) -> list[Window]:
+def aligned(pair: Sequence[tuple[Records | Digest, Window]]) -> list[Window]:
     """The windows of one repeat from the same request on, the latest of their beginnings, so that they stay equal work.
 
     Where a side of a closed loop got fewer requests done, not beyond half of them.
@@ -103,9 +104,16 @@ def aligned(pair: Sequence[tuple[Records, Window]]) -> list[Window]:
     ]  # fmt: skip
 
 
-def _measured_count(records: Records, window: Window) -> int:
-    mine = request_metrics(of_measurement(records, replace(window, first_index=0)))
-    return int(mine.measured.sum())
+def _requests(records: Records | Digest, window: Window) -> RequestMetrics:
+    """Those of a measurement in the phases that they were sent in. Latencies do not depend on bounds: a digest has them."""
+    if isinstance(records, Digest):
+        every = request_metrics(records)
+        return every.select(every.measurement == window.measurement)
+    return request_metrics(of_measurement(records, replace(window, first_index=0)))
+
+
+def _measured_count(records: Records | Digest, window: Window) -> int:
+    return int(_requests(records, window).measured.sum())
 
 
 def _in_flight(requests: RequestMetrics, at_ns: Floats) -> Floats:

@@ -10,21 +10,24 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from labkit.errors import StoreError
+from labkit.measure.digest import Digest, digest
 from labkit.measure.records import EVENTS, TABLES, Records, Window
 from labkit.store.manifest import FILE, live_status, new_manifest, read_json, read_manifest, write_json
 from labkit.store.redact import redact, redact_text
 from labkit.store.segments import SUFFIX, SegmentWriter
-from labkit.store.tables import SEGMENTS, finalise_table, read_table
+from labkit.store.tables import SEGMENTS, TableParts, count_rows, finalise_table, read_table
 
 #: Names the file that gets a line (a JSON text) with the path of every run made: how a batch learns what its notebook made.
 RUNS_FILE: Final = "LABKIT_RUNS_FILE"
 RESERVED: Final = frozenset({"evidence", "bench", "latest"})
+#: A digest keeps so many; what needs the instants of each takes ten seconds for them.
+_KEPT_CHUNKS: Final = 1_000_000
 _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _NAME_RULE: Final = "use letters, digits, '.', '_' and '-', no leading dot, at most 100 characters"
 
@@ -83,13 +86,38 @@ class Run:
         self._events.append({"t_ns": [t_ns], "kind": [kind], "text": [redact_text(text)], "data": [encoded]})
         self._events.flush()
 
-    def records(self) -> Records:
+    def records(self, *, chunks: bool = True) -> Records:
         """Everything recorded so far, from Parquet or from segments; only numeric columns and dictionaries are large.
+
+        Args:
+            chunks: ``False`` leaves the table of chunks empty, a hundred times as long as any other: ``digest`` takes it in.
 
         Raises:
             StoreError: a file is damaged.
         """
-        return Records(**{name: read_table(self.path, name) for name in TABLES}, windows=self.windows)
+        names = [name for name in TABLES if chunks or name != "chunks"]
+        tables = {name: TABLES[name].empty_table() for name in TABLES} | {name: read_table(self.path, name) for name in names}
+        return Records(**tables, windows=self.windows)
+
+    def digest(self, outline: Records | None = None) -> Digest:
+        """Everything recorded so far, with what the chunks say of each request in their place: one pass, little memory.
+
+        Few chunks are kept beside.
+
+        Args:
+            outline: what ``records(chunks=False)`` gave, if it is at hand; its windows are those that are counted in.
+
+        Raises:
+            StoreError: a file is damaged.
+        """
+        outline = self.records(chunks=False) if outline is None else outline
+        if count_rows(self.path, "chunks") <= _KEPT_CHUNKS:
+            return digest(replace(outline, chunks=read_table(self.path, "chunks")))
+        return digest(outline, TableParts(self.path, "chunks"))
+
+    def count_rows(self) -> dict[str, int]:
+        """Rows recorded so far, by table."""
+        return {name: count_rows(self.path, name) for name in TABLES}
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json`` (redacted); NaN becomes null."""

@@ -10,13 +10,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from labkit.errors import StoreError
+from labkit.measure.chunks import stable_order
 from labkit.measure.records import SCHEMA_VERSION, TABLES
 from labkit.store.segments import SUFFIX, encoded, segment_batches, segment_id
 
@@ -24,6 +27,9 @@ SEGMENTS: Final = "segments"
 _HELD: Final = b"labkit.segments"
 _VERSION: Final = b"labkit.schema_version"
 _GROUP_ROWS: Final = 1 << 18
+_PART_ROWS: Final = 1 << 17
+#: Written as differences from row to row, which are small, and read twice as fast.
+_DELTAS: Final = {"chunks": ("request", "t_ns")}
 
 
 def read_table(folder: Path, name: str) -> pa.Table:
@@ -33,18 +39,44 @@ def read_table(folder: Path, name: str) -> pa.Table:
         StoreError: a Parquet file is damaged or of another schema.
     """
     schema = TABLES[name]
-    parts = []
-    held: frozenset[str] = frozenset()
     path = folder / f"{name}.parquet"
-    if path.exists():
-        parts.append(encoded(_read_parquet(path), schema, path))
-        held = _held(path)
-    for segment in _segments(folder, name):
-        if segment_id(segment) not in held:
-            batches = list(segment_batches(segment))
-            if batches:
-                parts.append(encoded(pa.Table.from_batches(batches), schema, segment))
+    parts = [encoded(_read_parquet(path), schema, path)] if path.exists() else []
+    for segment in _fresh(folder, name):
+        parts += [encoded(part, schema, segment) for part in _gathered(segment, None)]
     return pa.concat_tables(parts).unify_dictionaries() if parts else schema.empty_table()
+
+
+def count_rows(folder: Path, name: str) -> int:
+    """How many rows ``read_table`` finds; of a finished table without reading it."""
+    path = folder / f"{name}.parquet"
+    finished = int(_metadata(path).num_rows) if path.exists() else 0
+    return finished + sum(int(batch.num_rows) for segment in _fresh(folder, name) for batch in segment_batches(segment))
+
+
+@dataclass(frozen=True, slots=True)
+class TableParts:
+    """What ``read_table`` finds, part by part: one at a time is in memory. May be iterated again.
+
+    Raises:
+        StoreError: a Parquet file is damaged or of another schema.
+    """
+
+    folder: Path
+    name: str
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        schema = TABLES[self.name]
+        path = self.folder / f"{self.name}.parquet"
+        if path.exists():
+            try:
+                with pq.ParquetFile(path) as file:
+                    for batch in file.iter_batches(_PART_ROWS):
+                        yield encoded(pa.Table.from_batches([batch]), schema, path)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise _damaged(path, error) from error
+        for segment in _fresh(self.folder, self.name):
+            for part in _gathered(segment, _PART_ROWS):
+                yield encoded(part, schema, segment)
 
 
 def finalise_table(folder: Path, name: str) -> int:
@@ -57,8 +89,7 @@ def finalise_table(folder: Path, name: str) -> int:
     """
     path, partial = folder / f"{name}.parquet", folder / f".{name}.parquet.tmp"
     held = _held(path) if path.exists() else frozenset()
-    segments = _segments(folder, name)
-    fresh = [segment for segment in segments if segment_id(segment) not in held]
+    segments, fresh = _segments(folder, name), _fresh(folder, name)
     if fresh or not path.exists():
         ids = held | {found for segment in fresh if (found := segment_id(segment))}
         try:
@@ -86,8 +117,16 @@ def _write(partial: Path, name: str, old: Path | None, segments: list[Path], ids
     schema = TABLES[name]
     notes = {_HELD: json.dumps(sorted(ids)).encode(), _VERSION: str(SCHEMA_VERSION).encode()}
     rows = 0
-    with pq.ParquetWriter(partial, schema.with_metadata(notes), compression="zstd") as writer:
-        for table in _groups(old, segments, schema):
+    deltas = _DELTAS.get(name, ())
+    with pq.ParquetWriter(
+        partial,
+        schema.with_metadata(notes),
+        compression="zstd",
+        use_dictionary=[field.name for field in schema if field.name not in deltas],
+        column_encoding=dict.fromkeys(deltas, "DELTA_BINARY_PACKED") or None,
+    ) as writer:
+        for group in _groups(old, segments, schema):
+            table = _by_request(group) if name == "chunks" else group
             writer.write_table(table.replace_schema_metadata(notes))
             rows += table.num_rows
     return rows
@@ -99,14 +138,35 @@ def _groups(old: Path | None, segments: list[Path], schema: pa.Schema) -> Iterat
             for group in range(file.num_row_groups):
                 yield encoded(file.read_row_group(group), schema, old)
     for segment in segments:
-        waiting: list[pa.RecordBatch] = []
-        for batch in segment_batches(segment):
-            waiting.append(batch)
-            if sum(part.num_rows for part in waiting) >= _GROUP_ROWS:
-                yield encoded(pa.Table.from_batches(waiting), schema, segment).combine_chunks()
-                waiting = []
-        if waiting:
-            yield encoded(pa.Table.from_batches(waiting), schema, segment).combine_chunks()
+        for table in _gathered(segment, _GROUP_ROWS):
+            yield encoded(table, schema, segment).combine_chunks()
+
+
+def _by_request(chunks: pa.Table) -> pa.Table:
+    """The same rows with those of one request together, in the order in which they came: what reads them need not sort."""
+    request = np.asarray(chunks["request"].to_numpy())
+    return chunks.take(pa.array(stable_order(request))) if len(request) else chunks
+
+
+def _gathered(segment: Path, least: int | None) -> Iterator[pa.Table]:
+    """The batches of a segment, put together to at least so many rows; ``None``: all of them, if there are any."""
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in segment_batches(segment):
+        waiting.append(batch)
+        rows += batch.num_rows
+        if least is not None and rows >= least:
+            yield pa.Table.from_batches(waiting)
+            waiting, rows = [], 0
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+def _fresh(folder: Path, name: str) -> list[Path]:
+    """The segments that the Parquet file does not hold yet."""
+    path = folder / f"{name}.parquet"
+    held = _held(path) if path.exists() else frozenset()
+    return [segment for segment in _segments(folder, name) if segment_id(segment) not in held]
 
 
 def _segments(folder: Path, name: str) -> list[Path]:

@@ -19,6 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from labkit.errors import StoreError
+from labkit.measure.digest import digest
 from labkit.measure.metrics import of_measurement
 from labkit.measure.records import Records, Window
 from labkit.measure.timing import UNKNOWN, Ints, ints, request_metrics, token_chunks
@@ -85,24 +86,20 @@ CHUNKS: Final = (
 def tidy_requests(records: Records, window: Window, run_id: str) -> pa.Table:
     """The requests of one measurement, every phase, in the order of their numbers: the columns of ``REQUESTS``."""
     mine = _ordered(records, window)
-    chunks = token_chunks(mine)
-    found, table = request_metrics(mine, chunks), mine.requests
-    answered = chunks.counts > 0
-    first, last = (np.full(len(table), UNKNOWN, np.int64) for _ in range(2))
-    first[answered] = chunks.t_ns[chunks.starts[answered]]
-    last[answered] = chunks.t_ns[(chunks.starts + chunks.counts - 1)[answered]]
+    taken = digest(mine)
+    found, answers, table = request_metrics(taken), taken.answers, mine.requests
     made: dict[str, Any] = {
         **_whose(window, run_id, ints(table, "index"), found.request),
         **{name: table.column(name) for name in ("epoch", "phase", "conversation", "turn", "outcome", "reason")},
         **{name: table.column(name) for name in ("http_status", "straddled")},
         **{f"{name}_s": _since(window, ints(table, f"{name}_ns", UNKNOWN)) for name in ("scheduled", "sent", "end")},
-        "first_token_s": _since(window, first),
-        "last_token_s": _since(window, last),
+        "first_token_s": _since(window, answers.first_ns),
+        "last_token_s": _since(window, answers.last_ns),
         **{name: _defined(getattr(found, name)) for name in ("send_lag_s", "ttft_s", "ttft_from_schedule_s", "tpot_s", "e2e_s")},
         "isl_tokens": table.column("isl"),
         "osl_tokens": table.column("osl"),
         **{name: table.column(name) for name in ("prompt_tokens", "output_tokens", "tokens_from")},
-        "chunks": chunks.counts,
+        "chunks": answers.counts,
     }
     return _table(REQUESTS, made)
 
@@ -112,7 +109,8 @@ def tidy_chunks(records: Records, window: Window, run_id: str) -> pa.Table:
     mine = _ordered(records, window)
     chunks = token_chunks(mine)
     table = mine.requests
-    sent, position = ints(table, "sent_ns", UNKNOWN)[chunks.row], np.arange(len(chunks.row)) - chunks.starts[chunks.row]
+    sent = ints(table, "sent_ns", UNKNOWN)[chunks.row]
+    position = np.arange(len(chunks)) - np.repeat(chunks.heads, chunks.lengths)
     gaps = np.diff(chunks.t_ns, prepend=0) / 1e9
     made = {
         **_whose(window, run_id, ints(table, "index")[chunks.row], ints(table, "request")[chunks.row]),

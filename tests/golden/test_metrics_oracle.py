@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from labkit.measure.digest import digest
 from labkit.measure.metrics import summarise
 from labkit.measure.records import Window
 from labkit.spec import Slo, Workload
@@ -147,7 +148,10 @@ def oracle(rows: list[dict[str, Any]], bounds: Window, slo: Slo | None, *, open_
 
 def check(rows: list[dict[str, Any]], bounds: Window | None = None, slo: Slo | None = None) -> dict[str, float | None]:
     bounds = bounds or window()
-    found = summarise(records(rows, windows=[bounds]), bounds, slo=slo)
+    made = records(rows, windows=[bounds])
+    found = summarise(made, bounds, slo=slo)
+    in_parts = digest(made, [made.chunks.slice(start, 7) for start in range(0, len(made.chunks), 7)])
+    assert dict(summarise(in_parts, bounds, slo=slo)) == dict(found), "taken in seven chunks at a time"
     expected = oracle(rows, bounds, slo, open_loop=bounds.workload["concurrency"] is None)
     for name, value in expected.items():
         assert found[name] == (value if value is None else pytest.approx(value, rel=1e-9, abs=1e-15)), name

@@ -9,6 +9,7 @@ import pytest
 from labkit.errors import ComparisonError, SpecError
 from labkit.experiments import Narrow, compare, interleave
 from labkit.lab.measurement import Measurement
+from labkit.measure.digest import digest
 from labkit.measure.records import Records, Window
 from labkit.measure.warmup import begin_at
 from labkit.spec import Topology, Workload
@@ -64,8 +65,8 @@ class RecordedLab(NotedLab):
         self.played: list[Window] = []
         self._records = records
         self.run = SimpleNamespace(
-            records=lambda: replace(self._records, windows=tuple(self.played)), note=self._note, update=self.manifest.update,
-            manifest=self.manifest, add_window=self._add,
+            digest=lambda: digest(replace(self._records, windows=tuple(self.played))), note=self._note,
+            update=self.manifest.update, manifest=self.manifest, add_window=self._add,
         )  # fmt: skip
 
     def _note(self, text: str, **_: Any) -> None:
@@ -95,7 +96,7 @@ def test_it_repeats_until_the_interval_is_narrow_and_says_so() -> None:
     (note,) = lab.notes
     assert note.startswith(f"repeats ended after {repeats} repeats: the interval of itl_p50_s is within ±20%")
     assert lab.manifest["repeats"]["text"].startswith(note)
-    assert note in str(compare(lab.run.records(), "2A", "1P1D", manifest=lab.manifest, resamples=20).conditions)
+    assert note in str(compare(lab.run.digest(), "2A", "1P1D", manifest=lab.manifest, resamples=20).conditions)
 
 
 @pytest.mark.parametrize(

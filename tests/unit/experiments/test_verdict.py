@@ -53,6 +53,14 @@ def test_an_interval_that_holds_one_shows_no_difference():
     assert "raised p50 TTFT from 351 to 497 ms" in text
 
 
+def test_groups_of_requests_are_named_where_they_were_drawn():
+    grouped = Interval(0.12, 0.16, 0.22, over="repeats and groups of requests")
+    changed = replace(comparison().row("itl_p99_s"), ratio=grouped)
+    assert "by bootstrap over repeats, then groups of requests" in verdict(comparison(changed)).conditions
+    assert "by bootstrap over repeats, then requests" in verdict(comparison()).conditions
+    assert "are over groups of requests only" in verdict(comparison(changed, repeats=1)).conditions
+
+
 def test_worse_itl_is_raised_and_better_ttft_gained():
     text = verdict(
         comparison(

@@ -11,6 +11,7 @@ import pytest
 from labkit.errors import LoadError
 from labkit.lab.measurement import Measurement, RunningLoad, align
 from labkit.load.progress import LoadResult, Progress
+from labkit.measure.digest import digest
 from labkit.measure.records import Window
 from labkit.measure.saturation import BacklogWatch, Saturation
 from labkit.measure.warmup import begin_at
@@ -53,8 +54,8 @@ class Keeper:
 
     def keep(self, load: RunningLoad, result: LoadResult) -> Measurement:
         self.kept.append(result)
-        run: Any = SimpleNamespace(records=lambda: records([steady(0)]), manifest={})
         kept = window(measurement=load.measurement, stopped=load.stopped)
+        run: Any = SimpleNamespace(digest=lambda: digest(records([steady(0)], windows=[kept])), manifest={})
         return Measurement(run, kept, None, result.counts, result.stopped)
 
 
@@ -172,7 +173,8 @@ def test_before_the_first_progress_it_is_starting():
 
 
 def measured(rows: list[dict[str, Any]], *, stopped: bool = False, slo: Slo | None = None) -> Measurement:
-    run: Any = SimpleNamespace(records=lambda: records(rows), manifest={})
+    made = records(rows, windows=[window()])
+    run: Any = SimpleNamespace(records=lambda: made, digest=lambda: digest(made), manifest={})
     outcomes = [row["outcome"] for row in rows]
     counts = {outcome: outcomes.count(outcome) for outcome in outcomes}
     return Measurement(run, window(), slo, counts, stopped)
@@ -199,7 +201,7 @@ def test_numbers_and_records_are_those_of_the_window():
 
 def test_interference_is_that_of_its_window():
     made, _ = synthetic.run(("2A", "1P1D"), duration_s=60)
-    run: Any = SimpleNamespace(records=lambda: made)
+    run: Any = SimpleNamespace(digest=lambda: digest(made))
     aggregated, separated = (Measurement(run, window, None, {"ok": 1}, False) for window in made.windows)
     assert aggregated.interference["worker"].is_shown
     assert separated.interference["worker"].value is None
@@ -221,7 +223,7 @@ def test_the_window_is_read_with_how_its_beginning_was_found():
 def test_measurements_of_a_repeat_are_kept_from_the_same_request_on():
     made = records([steady(n, measurement=m) for m in (0, 1) for n in range(10)])
     kept: list[Window] = []
-    run: Any = SimpleNamespace(records=lambda: made, add_window=kept.append, manifest={})
+    run: Any = SimpleNamespace(digest=lambda: digest(made), add_window=kept.append, manifest={})
     windows = [begin_at(made, window(measurement=m), first, "found") for m, first in ((0, 2), (1, 5))]
     both = [Measurement(run, one, None, {"ok": 10}, False) for one in windows]
     assert [measurement.window.first_index for measurement in align(both)] == [5, 5]
@@ -240,6 +242,6 @@ def test_nothing_measured_is_shown_as_nothing(rows: list[dict[str, Any]]):
 
 
 def test_turns_that_were_not_sent_are_shown():
-    run: Any = SimpleNamespace(records=lambda: records([steady(0, manifest={})]))
+    run: Any = SimpleNamespace(digest=lambda: digest(records([steady(0)], windows=[window()])), manifest={})
     assert "3, 0 failed, 7 later turns not sent" in repr(Measurement(run, window(), None, {"ok": 3}, False, 7))
     assert "not sent" not in repr(Measurement(run, window(), None, {"ok": 3}, False))

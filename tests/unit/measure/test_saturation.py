@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from labkit.measure.digest import digest
 from labkit.measure.saturation import BacklogWatch, Course, first_saturation, saturation_of
 from labkit.spec import Workload
 from tests.support.handmade import SECOND, records, request, window
@@ -174,6 +175,13 @@ def test_a_measurement_that_ended_is_looked_at_in_its_records(counted: bool):
     assert found is not None
     assert found.completions_s == pytest.approx(2, rel=0.1)
     assert saturation_of(*measured(1, counted=counted)) is None
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_chunks_taken_in_part_by_part_tell_the_same(counted: bool):
+    made, bounds = measured(4, counted=counted)
+    parts = [made.chunks.slice(at, 50) for at in range(0, len(made.chunks), 50)]
+    assert saturation_of(digest(made, parts, windows=(bounds,)), bounds) == saturation_of(made, bounds)
 
 
 def test_a_closed_loop_cannot_outrun_its_server():
