@@ -277,6 +277,10 @@ class Workload:
             return
         if self.trace is not None:
             raise SpecError("workload has both a trace and turns", remedy="a trace brings its own times and shared beginnings")
+        if self.warmup == "auto":  # it leaves out the first requests by index; those of conversations are not the first in time
+            raise SpecError(
+                "workload has both turns and warmup = 'auto'", remedy="take warmup='given', warmup_s= a few conversations long"
+            )
         try:
             turns = Lengths.parse(self.turns)
         except SpecError:

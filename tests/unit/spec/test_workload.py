@@ -163,6 +163,7 @@ def test_another_seed_changes_nothing_else(workload: Workload, seed: int):
         ({"rate": 1, "requests": 10, "history": "served"}, "history = 'served' and no turns"),
         ({"rate": 1, "requests": 10, "turns": 2, "history": "mine"}, "unknown history 'mine'"),
         ({"trace": "t", "turns": 2}, "both a trace and turns"),
+        ({"rate": 1, "requests": 10, "turns": 2, "warmup": "auto"}, "both turns and warmup = 'auto'"),
     ],
 )
 def test_what_cannot_be_meant_is_named(values: dict[str, Any], says: str):
