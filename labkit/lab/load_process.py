@@ -11,6 +11,7 @@ import resource
 import secrets
 import signal
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
@@ -128,6 +129,12 @@ async def _run(shard: Shard, order: dict[str, Any], voice: Voice) -> None:
         )
     except LabError as error:
         voice.say({"said": "error", "do": "run", "what": error.what, "remedy": error.remedy})
+    except Exception as error:  # the parent must not wait for an end that never comes
+        traceback.print_exc()
+        what = f"the load client failed: {type(error).__name__}: {error}"
+        voice.say(
+            {"said": "error", "do": "run", "what": what, "remedy": "its traceback is in the shard's log, logs/load-shard*.log"}
+        )
     else:
         voice.say({"said": "result", **asdict(result)})
 

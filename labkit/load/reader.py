@@ -37,13 +37,29 @@ _STEP_NS: Final = 1_000_000  # the wall clock was set, not disciplined
 class Receiver(Protocol):
     """What a connection delivers to: ``take`` gets each read with its instant and says whether to call ``taken``."""
 
-    take: Callable[[bytes, int], bool]
+    @property
+    def take(self) -> Callable[[bytes, int], bool]:
+        """See above."""
 
     def taken(self) -> None:
         """There is something to do about what was read."""
 
     def lost(self, error: OSError | None, t_ns: int) -> None:
         """The connection has ended, or broke; called once."""
+
+
+class _Nobody:
+    """Receives for a connection that is closed."""
+
+    def take(self, _data: bytes, _t_ns: int) -> bool:
+        return False
+
+    def taken(self) -> None: ...
+
+    def lost(self, _error: OSError | None, _t_ns: int) -> None: ...
+
+
+_NOBODY: Final = _Nobody()
 
 
 class Connection:
@@ -120,8 +136,9 @@ class Reader:
 
     def end(self, connection: Connection, error: OSError | None) -> None:
         """Close a connection that ended by itself, and tell its receiver."""
+        receiver = connection.receiver
         if self.forget(connection):
-            connection.receiver.lost(error, perf_counter_ns())
+            receiver.lost(error, perf_counter_ns())
 
     def forget(self, connection: Connection) -> bool:
         """Close a connection; whether it was open."""
@@ -129,6 +146,7 @@ class Reader:
         if self._open.get(number) is not connection:
             return False
         del self._open[number]
+        connection.receiver = _NOBODY  # which knows its connection: a circle would wait for the garbage collector
         connection.sock.close()  # which takes it out of the epoll too
         return True
 
