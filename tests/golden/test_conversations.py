@@ -9,24 +9,9 @@ from dataclasses import replace
 import pytest
 
 from labkit.load.target import VLLM
-from tests.support.measured import Bench
-from tests.support.oracle_server import OracleServer
 
 THINK_NS = 30_000_000
 IDS = replace(VLLM, token_ids=True)
-
-
-@pytest.fixture(scope="module")
-def server():
-    with OracleServer() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    running = Bench(tmp_path_factory.mktemp("run"))
-    yield running
-    running.agent.close()
 
 
 def talks(server, rows):

@@ -14,8 +14,6 @@ import pytest
 
 from labkit.lab.load_agent import LoadAgent
 from labkit.spec import Workload
-from tests.support.measured import Bench
-from tests.support.oracle_server import OracleServer
 
 LATE_MS = 250.0  # a read may be stamped so much after the write on a busy machine
 EARLY_MS = 0.05  # the kernel's stamp is moved from one clock to another
@@ -42,19 +40,6 @@ STREAMS = {
     "badutf8": ("bad_stream", [1] * (OSL // 2)),
     "inerror": ("http_error", [1] * (OSL // 2)),
 }
-
-
-@pytest.fixture(scope="module")
-def server():
-    with OracleServer() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    running = Bench(tmp_path_factory.mktemp("run"))
-    yield running
-    running.agent.close()
 
 
 def truths(server, rows):
