@@ -6,12 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labkit.lab import Lab
+    from labkit.lab import Lab, close_labs
     from labkit.serve.engines.base import EngineOptions
     from labkit.spec import Model, Slo, Topology, Workload
 
 __version__ = "0.1.0"
-__all__ = ["EngineOptions", "Lab", "Model", "Slo", "Topology", "Workload", "__version__"]
+__all__ = ["EngineOptions", "Lab", "Model", "Slo", "Topology", "Workload", "__version__", "close_labs"]
 
 _HOMES = {
     "EngineOptions": "labkit.serve.engines.base",
@@ -20,6 +20,7 @@ _HOMES = {
     "Slo": "labkit.spec",
     "Topology": "labkit.spec",
     "Workload": "labkit.spec",
+    "close_labs": "labkit.lab",
 }
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ import psutil
 from labkit.errors import HardwareError, MissingEngine
 from labkit.serve import interpreter
 from labkit.serve.hardware import Node, free_ports, inspect_node
+from labkit.whatif.aiconfigurator import PACKAGE, VERSION
 
 State = Literal["ok", "warning", "missing"]
 _GIB = 2**30
@@ -88,7 +90,7 @@ def examine(results: Path = Path("results"), *, node: Node | None = None, enviro
         broken = Check("engine Python", "missing", error.what, error.remedy)
     checks = [*_accelerators(node), *_cores(node), _memory()]
     checks += [broken] if broken else [*_engines(node, python, found)]
-    checks += [_ports(), _disk(results), _shm(node), _files()]
+    checks += [_projections(), _ports(), _disk(results), _shm(node), _files(), _ray()]
     return Report(node, python, found, tuple(checks))
 
 
@@ -188,7 +190,20 @@ def _engines(node: Node, python: str, found: Mapping[str, str]) -> Iterator[Chec
     for name, label, state in optional:
         there = name in found
         text = f"{name} {found[name]}" if there else f"{name} is not installed"
+        text += ": no Lab(engine='dynamo')" if name == "ai-dynamo" and not there else ""
         yield Check(label, "ok" if there else state, text, None if there else install)
+
+
+def _projections() -> Check:
+    """AIConfigurator is asked in the notebook's own interpreter, not in the engines'."""
+    try:
+        found = metadata.version(PACKAGE)
+    except metadata.PackageNotFoundError:
+        text, remedy = f"{PACKAGE} is not installed: no what-if for other GPUs", "make setup"
+    else:
+        text = f"{PACKAGE} {found}" + (f": the what-if needs {VERSION}" if found != VERSION else "")
+        remedy = f"{_uv()} pip install {PACKAGE}=={VERSION}" if found != VERSION else ""
+    return Check("AIConfigurator", "warning" if remedy else "ok", text, remedy or None)
 
 
 def _uv() -> str:
@@ -236,6 +251,13 @@ def _files() -> Check:
         return Check("open files", "ok", "no limit" if soft == resource.RLIM_INFINITY else f"{soft:,} a process")
     most = "65536" if hard == resource.RLIM_INFINITY else str(hard)
     return Check("open files", "warning" if soft >= _FILES else "missing", f"{soft:,} a process", f"ulimit -n {most}")
+
+
+def _ray() -> Check:
+    try:
+        return Check("Ray", "ok", metadata.version("ray"))
+    except metadata.PackageNotFoundError:
+        return Check("Ray", "ok", "not installed: only Lab(nodes=…) needs it")
 
 
 def _enough(name: str, free: int, least: int, comfort: int, remedy: str, *, where: str = "") -> Check:

@@ -8,26 +8,31 @@ LabError
 ├── LaunchError       a process of the lab died or never became ready
 ├── ResplitError      a split that cannot be reached, or that did not take effect
 ├── LoadError         the load client cannot run what was asked
+│   └── NotSimulated  a load that simulated workers would show wrongly: beyond their times, or too much for this machine
 ├── TelemetryError    a telemetry source is there but unusable (an absent one is ``None`` with a reason)
 ├── StoreError        a run folder that cannot be written, found or read
-└── ComparisonError   runs that must not be compared: unequal hardware, unequal work
+├── ComparisonError   runs that must not be compared: unequal hardware, unequal work
+└── ProjectionError   a projection that cannot be made: no model of performance, no data, outside of what was calibrated
+    └── InfeasibleSlo no split meets the SLO
 """
 
 from __future__ import annotations
+
+from labkit.harmless import harmless
 
 
 class LabError(Exception):
     """The base of every error that labkit raises on purpose.
 
     Args:
-        what: one sentence with the value that is bad.
+        what: one sentence with the value that is bad, which may be a stranger's: no terminal obeys it.
         remedy: one sentence with what to do about it.
     """
 
     def __init__(self, what: str, *, remedy: str) -> None:
-        super().__init__(what, remedy)
-        self.what = what
-        self.remedy = remedy
+        self.what = harmless(what)
+        self.remedy = harmless(remedy)
+        super().__init__(self.what, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.what}\n  → {self.remedy}"
@@ -70,6 +75,10 @@ class LoadError(LabError):
     """The load client cannot run what was asked."""
 
 
+class NotSimulated(LoadError):
+    """Simulated workers would show a load wrongly: their times do not reach so far, or this machine does not keep up."""
+
+
 class TelemetryError(LabError):
     """A telemetry source answered, but not in a way that can be used."""
 
@@ -80,3 +89,11 @@ class StoreError(LabError):
 
 class ComparisonError(LabError):
     """These runs must not be put side by side."""
+
+
+class ProjectionError(LabError):
+    """What was asked cannot be projected: the model of performance is not installed, has no data, or is out of its range."""
+
+
+class InfeasibleSlo(ProjectionError):
+    """No split of so many GPUs meets the SLO; the message names the nearest that can be reached."""

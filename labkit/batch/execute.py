@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from labkit import errors
 from labkit.batch import mode
+from labkit.batch.broom import swept
 from labkit.batch.parameters import checked, parameters_of
 from labkit.errors import HardwareError, LabError, MissingEngine, SpecError, StoreError
 from labkit.store.manifest import COMMAND
+from labkit.store.redact import redact_known
 from labkit.store.run import RUNS_FILE, check_name
 
 if TYPE_CHECKING:
@@ -196,7 +198,8 @@ def _keep(copy: Path, notebook: Path, results: Path, runs: Sequence[Path], *, fa
     with contextlib.suppress(ValueError, OSError, KeyError):  # a copy that was cut off is kept as it is
         content = json.loads(copy.read_text(encoding="utf-8"))
         content["metadata"]["papermill"]["output_path"] = str(kept)
-        copy.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        # What a cell printed of the environment is nobody's who is shown the notebook.
+        copy.write_text(redact_known(json.dumps(content, indent=1, ensure_ascii=False)) + "\n", encoding="utf-8")
     if not copy.exists():  # stopped before the first save
         shutil.copyfile(notebook, copy)
     copy.replace(kept)
@@ -213,7 +216,7 @@ def _scratch(results: Path) -> Iterator[Path]:
         raise StoreError(
             f"cannot write to {results}: {error.strerror}", remedy="name a results folder you can write to"
         ) from error
-    with tempfile.TemporaryDirectory(prefix="labkit-") as folder:
+    with tempfile.TemporaryDirectory(prefix="labkit-") as folder, swept(Path(folder)):
         yield Path(folder)
 
 

@@ -19,6 +19,8 @@ from nbclient.util import run_sync
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
+from labkit.harmless import harmless
+
 ENGINE: Final = "labkit"
 KERNEL: Final = "python3"
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -94,9 +96,9 @@ class Session:
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def write(self, text: str) -> None:
-        """Show output of the notebook now; whoever read it may be gone, the notebook goes on."""
+        """Show output of the notebook now, none of which a terminal obeys; whoever read it may be gone, the notebook goes on."""
         with contextlib.suppress(BrokenPipeError):
-            self.out.write(text)
+            self.out.write(harmless(text.replace("\r", "\n")))
             self.out.flush()
 
     def _on_signal(self, number: int, frame: object) -> None:

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from labkit.errors import SpecError
+from labkit.store.redact import is_secret_name, redact_text
 
 TAG: Final = "parameters"
+_LONGEST: Final = 200
 _WORDS: Final = {"None": None, "null": None, "True": True, "true": True, "False": False, "false": False}
 _TRUE: Final = {"True": True, "true": True, "yes": True, "1": True, "False": False, "false": False, "no": False, "0": False}
 
@@ -47,8 +49,9 @@ class Parameter:
         try:
             return reader(text)
         except ValueError:
+            shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
             raise SpecError(
-                f"parameter {self.name} = {text!r} is not {wanted}", remedy=f"its default is {self.default!r}: give {wanted}"
+                f"parameter {self.name} = {shown!r} is not {wanted}", remedy=f"its default is {self.default!r}: give {wanted}"
             ) from None
 
     def __str__(self) -> str:
@@ -81,7 +84,7 @@ def checked(parameters: Mapping[str, Parameter], given: Sequence[str]) -> dict[s
     """Values for ``name=value`` texts, each of the type of its default; the last of a name wins.
 
     Raises:
-        SpecError: no ``=``, an unknown name, or a value of another type.
+        SpecError: no ``=``, an unknown name, a value of another type, or a secret.
     """
     values: dict[str, Any] = {}
     for item in given:
@@ -91,6 +94,11 @@ def checked(parameters: Mapping[str, Parameter], given: Sequence[str]) -> dict[s
             raise SpecError(f"parameter {item!r} has no value", remedy="write -p name=value")
         if name not in parameters:
             raise SpecError(f"unknown parameter {name!r}", remedy=_known(parameters, name))
+        if is_secret_name(name) or redact_text(text) != text:
+            raise SpecError(
+                f"parameter {name} holds a secret, and the executed notebook keeps its parameters",
+                remedy="export it as a variable (OPENAI_API_KEY, HF_TOKEN, …); the notebook's kernel has this shell's",
+            )
         values[name] = parameters[name].read(text)
     return values
 
@@ -159,7 +167,10 @@ def _json(text: str) -> Any:
     def refuse(word: str) -> None:
         raise ValueError(word)
 
-    return json.loads(text, parse_constant=refuse)
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError from None
 
 
 def _list(text: str) -> list[Any]:

@@ -9,12 +9,14 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from labkit.lab.load_fleet import LoadFleet
+    from labkit.load.probe import Probe
     from labkit.load.progress import LoadResult
     from labkit.load.target import Target
     from labkit.measure.records import Records, Window
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 _VOCAB: Final = 4096
 _GRACE_S: Final = 30.0
+_INTERRUPTED: Final = "interrupted"
 _ARRIVALS: Final = (
     "of the open loop: constant, poisson (default) or gamma, at --rate; or a rate that changes with time: ramp:1-8, "
     "burst:10@5/20 (10 req/s in 5 of every 20 s), step:0=1,30=4 (4 req/s from 30 s on)"
@@ -30,6 +33,8 @@ _TRACE: Final = (
     "lengths, times and shared prefixes of real requests: JSON lines in Mooncake's format, or CSV in Azure's. "
     "With --rate or --concurrency they are sent in order, but not at their times"
 )
+
+_SATURATED: Final = "end an open loop early once it surely outruns the server (that is told while it runs either way)"
 
 _CONVERSATIONS: Final = (
     "requests are the turns of conversations: each prompt is all that was said and --isl new tokens; 4, uniform:2-6 or "
@@ -78,6 +83,7 @@ def add_parser(subparsers: Any) -> None:
     add(
         "--warmup", default="0", metavar="S", help="seconds of the same load before, not counted (default: 0); auto finds its end"
     )
+    add("--stop-when-saturated", action="store_true", help=_SATURATED)
     add("--seed", type=int, default=0, metavar="S", help="same seed, same requests (default: 0)")
     add(
         "--shards", type=int, default=1, metavar="N", help="processes that send the load, some thousand streams each (default: 1)"
@@ -95,21 +101,23 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LabError: bad arguments, an endpoint that cannot be measured, or a file that cannot be written.
     """
-    from rich.console import Console
     from rich.markup import escape
 
+    from labkit.cli.table import console
     from labkit.load.probe import probe
     from labkit.load.progress import UNSENT
     from labkit.load.schedule import Schedule
     from labkit.load.served import fitted, served_length
+    from labkit.load.transport import check_transport
 
-    notes = Console(stderr=True, highlight=False)
+    notes = console(error=True)
     workload = _workload(args)
     Schedule(workload)  # a trace that cannot be read is told before anything is asked
     target = _target(args)
     _check_writable(args.json)
     timeout_s = min(workload.timeout_s, 60.0)
     found = asyncio.run(probe(target, api=workload.api, timeout_s=timeout_s, token_ids=workload.needs_token_ids))
+    found = found.with_transport(check_transport(replace(target, dialect=found.dialect), workload.api, timeout_s=timeout_s))
     for note in found.notes:
         notes.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
     if workload.longest is None or workload.turns is not None:
@@ -122,15 +130,15 @@ def run(args: argparse.Namespace) -> int:
     for note in Schedule(workload).notes():
         notes.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="labkit-bench-") as folder:
-        result, interrupted = _drive(Path(folder), target, found.dialect, workload, args.shards, notes)
-        records, window = _read(Path(folder), workload, result)
+        result, stopped = _drive(Path(folder), target, found, workload, args, notes)
+        records, window = _read(Path(folder), workload, result, stopped)
     data = _exported(args, records, window)
     _report(records, window, result, data)
     if args.json is not None:
         _save(args.json, data)
     if result.unsent:
         notes.print(f"[yellow]note[/]: {result.unsent} {UNSENT}", soft_wrap=True)
-    if interrupted:
+    if stopped == _INTERRUPTED:
         notes.print("[yellow]interrupted[/]: the figures are of what was recorded until then")
         return 130
     return 0 if result.counts.get("ok") else 1
@@ -207,46 +215,56 @@ def _check_writable(path: Path | None) -> None:
         ) from error
 
 
-def _drive(folder: Path, target: Target, dialect: Any, workload: Workload, shards: int, notes: Any) -> tuple[LoadResult, bool]:
+def _drive(
+    folder: Path, target: Target, found: Probe, workload: Workload, args: argparse.Namespace, notes: Any
+) -> tuple[LoadResult, str]:
     from labkit.lab.load_fleet import LoadFleet
 
     tokenizer = Path(target.tokenizer) if target.tokenizer else None
-    with LoadFleet.start(folder, shards=shards) as fleet:
+    with LoadFleet.start(folder, shards=args.shards) as fleet:
         fleet.target(
-            0, target.url, target.model, vocab=target.vocab, api_key=target.api_key, dialect=dialect, tokenizer=tokenizer
-        )
-        return _watch(fleet, workload, notes)
+            0, target.url, target.model, vocab=target.vocab, api_key=target.api_key, dialect=found.dialect, tokenizer=tokenizer,
+            writes_at_once=found.writes_at_once,
+        )  # fmt: skip
+        return _watch(fleet, workload, notes, stop_when_saturated=args.stop_when_saturated)
 
 
-def _watch(fleet: LoadFleet, workload: Workload, notes: Any) -> tuple[LoadResult, bool]:
-    """Show progress until the end, or until Ctrl-C."""
+def _watch(fleet: LoadFleet, workload: Workload, notes: Any, *, stop_when_saturated: bool) -> tuple[LoadResult, str]:
+    """Show progress until the end, Ctrl-C, or saturation where that is to end it; the result, and why it was stopped."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from labkit.lab.overload import Lookout, watch_for
     from labkit.load.schedule import Schedule
 
     most = Schedule(workload).count("measure") if workload.duration_s is None else None
     total = most or (workload.duration_s or 0) + workload.warmup_s
     columns = (TextColumn("bench"), BarColumn(), TextColumn("{task.fields[text]}"), TimeElapsedColumn())
-    began = time.monotonic()
+    began, lookout = time.monotonic(), Lookout(watch_for(workload))
     with Progress(*columns, console=notes, transient=True) as bar:
         task = bar.add_task("bench", total=total, text="starting")
 
         def show(progress: Any) -> None:
+            if lookout.look(progress):
+                notes.print(f"[yellow]{lookout.found}[/]", soft_wrap=True)
+                if stop_when_saturated:
+                    load.stop()
             text = (
                 f"{progress.done} done, {progress.in_flight} running, {progress.failed} failed, {progress.output_tokens} tokens"
+                + (", saturated" if lookout.found else "")
             )
             bar.update(task, completed=progress.done if most else time.monotonic() - began, text=text)
 
-        fleet.on_progress = show
         load = fleet.run(0, workload)
+        load.on_progress = show
         try:
-            return load.wait(), False
+            result = load.wait()
+            return result, str(lookout.found) if result.stopped else ""
         except KeyboardInterrupt:
             load.stop()
-            return load.wait(_GRACE_S), True
+            return load.wait(_GRACE_S), _INTERRUPTED
 
 
-def _read(folder: Path, workload: Workload, result: LoadResult) -> tuple[Records, Window]:
+def _read(folder: Path, workload: Workload, result: LoadResult, stopped: str) -> tuple[Records, Window]:
     from labkit.measure.records import Records, Window
     from labkit.measure.warmup import cut_warmup
     from labkit.store.tables import read_table
@@ -264,6 +282,7 @@ def _read(folder: Path, workload: Workload, result: LoadResult) -> tuple[Records
         accelerators=0.0,
         accelerator="GPU",
         workload=workload.to_dict(),
+        stopped=stopped,
     )
     tables = {table: read_table(folder, table) for table in ("requests", "chunks")}
     records = Records(**tables, windows=(window,))
@@ -273,10 +292,10 @@ def _read(folder: Path, workload: Workload, result: LoadResult) -> tuple[Records
 def _report(records: Records, window: Window, result: LoadResult, data: dict[str, Any]) -> None:
     """The table on stdout: measured requests, latencies defined as everywhere in the lab, rates as in the exported file."""
     import numpy as np
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from labkit.cli.table import console
     from labkit.measure.metrics import of_measurement
     from labkit.measure.statistics import percentile
     from labkit.measure.timing import chunk_gaps, ints, itl_s, request_metrics
@@ -286,15 +305,15 @@ def _report(records: Records, window: Window, result: LoadResult, data: dict[str
     mine = of_measurement(records, window)
     requests, gaps = request_metrics(mine), chunk_gaps(mine)
     counted, counted_gaps = requests.measured & requests.ok, gaps.select(gaps.measured & gaps.ok)
-    console = Console(highlight=False)
+    out = console()
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(result.counts.items(), key=lambda item: -item[1]))
     measured = int(requests.measured.sum())
     lengths = " → ".join("as in the trace" if (text := str(window.workload[key])) == "trace" else text for key in ("isl", "osl"))
     talk, turn = talk_text(window.workload), ints(records.requests, "turn", -1)
-    console.print(f"[bold]{escape(data['model_id'])}[/]  {escape(f'{talk}, each {lengths}' if talk else lengths)} tokens")
-    console.print(f"{measured} requests measured in {window.length_s:.1f} s; all: {outcomes or 'none'}")
+    out.print(f"[bold]{escape(data['model_id'])}[/]  {escape(f'{talk}, each {lengths}' if talk else lengths)} tokens")
+    out.print(f"{measured} requests measured in {window.length_s:.1f} s; all: {outcomes or 'none'}")
     if window.cut:
-        console.print(escape(window.cut))
+        out.print(escape(window.cut))
     rates = (
         ("request_throughput", "requests/s"),
         ("output_throughput", "output tokens/s"),
@@ -302,7 +321,7 @@ def _report(records: Records, window: Window, result: LoadResult, data: dict[str
     )
     shown = [f"{value:,.2f} {unit}" for name, unit in rates if (value := data.get(name))]
     said = f"{', '.join(shown)} in all, from the first send to the last end ({data['duration']:.1f} s)"
-    console.print(said if shown else "no throughput: nothing completed")
+    out.print(said if shown else "no throughput: nothing completed")
     table = Table("ms", *(("mean", "median", "p99")), box=None, padding=(0, 2))
     for column in table.columns[1:]:
         column.justify = "right"
@@ -321,13 +340,13 @@ def _report(records: Records, window: Window, result: LoadResult, data: dict[str
         cells = [float(values.mean()) if len(values) else None, percentile(values, 50), percentile(values, 99)]
         small = "n too small" if len(values) else "–"
         table.add_row(name, *(f"{value * 1e3:.2f}" if value is not None else small for value in cells))
-    console.print(table)
-    failures = records.requests.filter(~requests.ok)["reason"].drop_null().to_pylist() if measured else []
+    out.print(table)
+    failures = records.requests.filter(requests.failed)["reason"].drop_null().to_pylist() if measured else []
     for reason in list(dict.fromkeys(failures))[:3]:
-        console.print(f"[red]failed[/]: {escape(reason)}", soft_wrap=True)
+        out.print(f"[red]failed[/]: {escape(reason)}", soft_wrap=True)
     for mark in marks(records, window):
         if mark.severity == "warning" and mark.kind != "failures":
-            console.print(f"[yellow]![/] {escape(mark.text)}", soft_wrap=True)
+            out.print(f"[yellow]![/] {escape(mark.text)}", soft_wrap=True)
 
 
 def _exported(args: argparse.Namespace, records: Records, window: Window) -> dict[str, Any]:

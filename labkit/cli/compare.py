@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit.cli.table import add_results, console, print_json
+from labkit.cli.table import add_results, console, print_json, say
 
 if TYPE_CHECKING:
+    from labkit.experiments.diagnosis import Diagnosis
     from labkit.experiments.side_by_side import SideBySide
     from labkit.store.run import Run
 
@@ -29,6 +30,9 @@ def add_parser(subparsers: Any) -> None:
         "--sides", nargs=2, metavar=("A", "B"), help="the same for one run, or for the first and the second of two"
     )
     parser.add_argument("--allow-unequal", action="store_true", help="give ratios for unequal hardware or work too, labelled")
+    parser.add_argument(
+        "--why", action="store_true", help="where the time of the requests went on both sides, and why one is slower"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_results(parser)
 
@@ -45,11 +49,26 @@ def run(args: argparse.Namespace) -> int:
     picked = _picked(args)
     slo = next((slo for run, _ in picked if (slo := slo_of(run)) is not None), None)
     found = side_by_side(picked, slo=slo, allow_unequal=args.allow_unequal)
+    why = _why(picked) if args.why else None
     if args.json:
-        print_json(_json(found))
-    else:
-        _print(found, several=len({run.path for run, _ in picked}) > 1)
+        print_json(_json(found) | ({"why": why.to_dict()} if why is not None else {}))
+        return 0
+    _print(found, several=len({run.path for run, _ in picked}) > 1)
+    if why is not None:
+        console().print(f"\n{why}", markup=False, soft_wrap=True)
     return 0
+
+
+def _why(picked: Picked) -> Diagnosis:
+    from labkit.errors import ComparisonError
+    from labkit.experiments import diagnose_runs
+
+    if len(picked) != 2:
+        raise ComparisonError(
+            f"--why is asked of two sides, and these are {len(picked)}", remedy="name two: RUN:SIDE RUN:SIDE, or --sides A B"
+        )
+    (run_a, side_a), (run_b, side_b) = picked
+    return diagnose_runs(run_a, run_b, side_a=side_a, side_b=side_b)
 
 
 def _json(found: SideBySide) -> dict[str, Any]:
@@ -71,7 +90,7 @@ def _print(found: SideBySide, *, several: bool) -> None:
         return
     if several and (head := conditions_text(found, out.width)):
         out.print(f"{head}\n", markup=False, soft_wrap=True)
-    print(table(found.comparison))
+    say(table(found.comparison))
     out.print(f"\n{verdict(found.comparison)}", markup=False)
 
 

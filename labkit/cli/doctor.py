@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
+
+from labkit.cli.table import console, print_json
 
 _MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "missing": "[red]✗[/]"}
 
@@ -23,14 +24,13 @@ def run(args: argparse.Namespace) -> int:
 
     report: Report = examine(args.results)
     if args.json:
-        print(json.dumps(report.to_dict(), indent=2))
+        print_json(report.to_dict())
     else:
         _print(report)
     return 0 if report.ready else 1
 
 
 def _print(report: Any) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -42,10 +42,10 @@ def _print(report: Any) -> None:
         table.add_row(_MARKS[check.state], check.name, escape(check.found))
         if check.remedy:
             table.add_row("", "", f"→ [cyan]{escape(check.remedy)}[/]")
-    console = Console(highlight=False)
-    console.print(table)
+    out = console()
+    out.print(table)
     missing = [check.name for check in report.checks if check.state == "missing"]
     if missing:
-        console.print(f"\n[red]Not ready[/]: {escape(', '.join(missing))}.")
+        out.print(f"\n[red]Not ready[/]: {escape(', '.join(missing))}.")
     else:
-        console.print(f"\n[green]Ready[/] on {escape(str(report.node))}: `make demo` measures, `make lab` opens the notebooks.")
+        out.print(f"\n[green]Ready[/] on {escape(str(report.node))}: `make demo` measures, `make lab` opens the notebooks.")

@@ -1,22 +1,22 @@
-"""``labkit export``: a run's figures, its measurements in the format of ``vllm bench serve``, and its rows as tidy tables."""
+"""``labkit export``: a run's figures, its measurements as ``vllm bench serve`` saves them, its rows as tables, a page of it."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from labkit.cli.table import add_results, short
+from labkit.cli.table import add_results, say, short
 
 if TYPE_CHECKING:
-    from labkit.measure.records import Records
+    from labkit.measure.digest import Digest
     from labkit.store.run import Run
 
 _JSON: Final = "json"
+_PAGE: Final = "page"
 _DATE: Final = "%Y%m%d-%H%M%S"
 #: Of a window that was cut off before its workload was noted.
 _UNKNOWN_WORK: Final = {"api": "completions", "rate": None, "concurrency": None, "arrivals": "poisson", "burstiness": 1.0}
@@ -29,7 +29,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--format", default="png", metavar="LIST", dest="formats",
         help="of png, svg, pdf, html, separated by commas; json: measurements as `vllm bench serve` saves them; csv, parquet: "
-        "tables with a row a request and a row a chunk (default: png)",
+        "tables with a row a request and a row a chunk; page: one HTML file that replays the run's charts (default: png)",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (default: figures/ in the run's folder)")
     add_results(parser)
@@ -41,25 +41,36 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LabError: no such run, an unknown format (before anything is written), a folder that cannot be written.
     """
-    from labkit.cli.view import recorded
+    from labkit.cli.view import digested
     from labkit.errors import StoreError
+    from labkit.figures import draw_whatif
     from labkit.figures.draw import FORMATS
     from labkit.store.run import open_run
     from labkit.store.tidy import KINDS, write_tidy
+    from labkit.whatif import reopened
+    from labkit.whatif.kept import KIND
 
     formats = _formats(args.formats)
     run = open_run(args.run, args.results)
-    records, _ = recorded(run)
-    if not records.windows:
-        raise StoreError(f"run {run.id} has no measurement to export", remedy="`labkit show` tells what it recorded")
-    folder: Path = args.out or run.path / "figures"
+    records, _ = digested(run)
+    if _PAGE in formats:
+        from labkit.dashboard.exploration_page import save_exploration
+
+        say(short(save_exploration(run, folder=args.out)))
+    folder: Path = args.out or run.folder("figures")
     drawn = [kind for kind in formats if kind in FORMATS]
+    if run.manifest.get("kind") == KIND and formats == drawn:
+        for path in draw_whatif(run, reopened(run), formats=drawn, folder=folder):
+            say(short(path))
+        return 0
+    if not records.windows and set(formats) != {_PAGE}:
+        raise StoreError(f"run {run.id} has no measurement to export", remedy="`labkit show` tells what it recorded")
     for path in [
         *(_draw(run, records, folder, drawn) if drawn else []),
         *(_save(run, records, folder) if _JSON in formats else []),
         *(path for kind in KINDS if kind in formats for path in write_tidy(records, run.id, folder, kind)),
     ]:
-        print(short(path))
+        say(short(path))
     return 0
 
 
@@ -68,7 +79,7 @@ def _formats(text: str) -> list[str]:
     from labkit.figures.draw import FORMATS
     from labkit.store.tidy import KINDS
 
-    known = (*FORMATS, _JSON, *KINDS)
+    known = (*FORMATS, _JSON, *KINDS, _PAGE)
     formats = [part.strip().lower() for part in text.split(",") if part.strip()]
     for kind in formats or [text]:
         if kind not in known:
@@ -76,7 +87,7 @@ def _formats(text: str) -> list[str]:
     return list(dict.fromkeys(formats))
 
 
-def _draw(run: Run, records: Records, folder: Path, formats: list[str]) -> list[Path]:
+def _draw(run: Run, records: Digest, folder: Path, formats: list[str]) -> list[Path]:
     from labkit.cli.view import comparison_of
     from labkit.figures import comparison_rows, draw_all
 
@@ -84,10 +95,10 @@ def _draw(run: Run, records: Records, folder: Path, formats: list[str]) -> list[
     return draw_all(records, run.manifest, folder, formats, None if comparison is None else comparison_rows(comparison))
 
 
-def _save(run: Run, records: Records, folder: Path) -> list[Path]:
+def _save(run: Run, records: Digest, folder: Path) -> list[Path]:
     from labkit.errors import StoreError
     from labkit.measure.records import UNRECORDED
-    from labkit.store.vllm_bench import to_vllm_bench
+    from labkit.store.vllm_bench import save_vllm_bench
 
     model = run.manifest.get("model") or {}
     name = str(model.get("source") or model.get("name") or "unknown") if isinstance(model, dict) else str(model)
@@ -97,11 +108,10 @@ def _save(run: Run, records: Records, folder: Path) -> list[Path]:
         recorded = {name: value for name, value in known.workload.items() if value != UNRECORDED}
         window = replace(known, workload={**_UNKNOWN_WORK, **recorded})
         side = re.sub(r"[^\w.+@-]", "_", window.side)
-        saved = to_vllm_bench(records, window, model=name, date=_date(run), tokenizer=source.get("tokenizer"))
         path = folder / f"vllm-bench-{window.measurement}-{side}-{window.repeat + 1}.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(saved), encoding="utf-8")
+            save_vllm_bench(records, window, path, model=name, date=_date(run), tokenizer=source.get("tokenizer"))
         except OSError as error:
             raise StoreError(
                 f"cannot write {path}: {error.strerror or error}", remedy="free space there, or choose another folder"

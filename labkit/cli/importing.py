@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LabError: a file that cannot be imported: nothing is written then.
     """
+    from labkit.measure.outcomes import CANCELLED, is_failure
     from labkit.measure.validity import imported
     from labkit.store.imports import import_files
 
@@ -48,8 +49,9 @@ def run(args: argparse.Namespace) -> int:
     out = console()
     for one in made:
         outcomes = one.records().requests["outcome"].to_pylist()
-        failed = sum(outcome != "ok" for outcome in outcomes)
+        failed, cancelled = sum(map(is_failure, outcomes)), outcomes.count(CANCELLED)
         said = f"{len(one.windows)} measurement{'s' * (len(one.windows) != 1)}, {len(outcomes)} requests, {failed} failed"
+        said += f", {cancelled} cancelled" if cancelled else ""
         out.print(f"{short(one.path)}  {said}", markup=False, soft_wrap=True)
         mark = imported(one.manifest)
         if mark is not None:

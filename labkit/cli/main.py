@@ -26,8 +26,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("labkit.cli.runs", "list the runs, newest first"),
     "show": ("labkit.cli.runs", "what a run was, what it measured, and its verdict"),
     "compare": ("labkit.cli.compare", "runs and their sides beside each other: what differs, values, ratios, a verdict"),
+    "report": ("labkit.cli.report", "any set of runs as one page, with a verdict for each claim"),
     "import": ("labkit.cli.importing", "result files of vllm bench serve and AIPerf as runs"),
     "export": ("labkit.cli.export", "a run's figures as files, its measurements as JSON or tables"),
+    "export-deployment": ("labkit.cli.export_deployment", "a run's split as files that start it elsewhere"),
 }
 
 

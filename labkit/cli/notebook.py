@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit.cli.table import add_results, short
+from labkit.cli.table import add_results, say, short
 
 if TYPE_CHECKING:
     from labkit.batch.execute import Executed, NotebookError
@@ -58,20 +58,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _report(done: Executed) -> None:
-    print()
+    say()
     for folder in done.runs:
-        print(f"run       {short(folder)}")
-    print(f"notebook  {short(done.notebook)}")
+        say(f"run       {short(folder)}")
+    say(f"notebook  {short(done.notebook)}")
     folders: dict[Path, list[Path]] = {}
     for figure in done.figures:
         folders.setdefault(figure.parent, []).append(figure)
     for folder, figures in folders.items():
         kinds = ", ".join(dict.fromkeys(figure.suffix[1:] for figure in figures))
         names = ", ".join(dict.fromkeys(figure.stem for figure in figures))
-        print(f"figures   {short(folder)}/  {names} ({kinds})")
+        say(f"figures   {short(folder)}/  {names} ({kinds})")
 
 
 def _print_error(error: NotebookError) -> None:
     message = f"{error.name}: {error.text}" if error.text else error.name
     lines = [line for line in error.traceback if line != message]
-    print("\n".join(["labkit: the notebook failed", *(f"  {line}" for line in lines), f"  {message}"]), file=sys.stderr)
+    say("\n".join(["labkit: the notebook failed", *(f"  {line}" for line in lines), f"  {message}"]), error=True)

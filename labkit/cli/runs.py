@@ -78,7 +78,7 @@ def _list(args: argparse.Namespace) -> int:
             escape(info.kind),
             f"[{style}]{info.status}[/]" if style else info.status,
             short_time(info.started),
-            escape(" ".join(info.topologies)),
+            escape(" ".join([*info.topologies, *(["(simulated)"] if info.simulated else [])])),
             str(info.measurements),
             size(info.size_bytes),
         )
@@ -89,6 +89,7 @@ def _list(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from labkit.cli.view import as_json, comparison_of, digested, interference_of, windows_of
     from labkit.experiments import verdict
+    from labkit.experiments.conclude import said_by
     from labkit.store.run import open_run
 
     run = open_run(args.run, args.results)
@@ -99,14 +100,16 @@ def _show(args: argparse.Namespace) -> int:
     _print_essentials(out, run)
     records, partial = digested(run)
     comparison, why = comparison_of(run, records)
-    said = None if comparison is None else verdict(comparison)
+    said, own = None if comparison is None else verdict(comparison), said_by(run)
     if records.windows:
         out.print()
         _print_windows(out, windows_of(run, records, partial), () if said is None else said.marks)
-    else:
+    elif not own:
         out.print(f"\nno measurement yet: {records.requests.num_rows} requests, {records.samples.num_rows} samples recorded")
     if said is not None:
         out.print(f"\n{said}", markup=False)
+    elif own:
+        out.print(f"\n{own}", markup=False, soft_wrap=True)
     elif records.windows:
         lines = [*interference_of(records), *([f"no verdict: {why}"] if why else [])]
         out.print("\n" + "\n".join(lines), markup=False)
@@ -191,7 +194,8 @@ def _print_windows(out: Console, rows: list[dict[str, Any]], said: Sequence[str]
     notes = Footnotes()
     units = list(dict.fromkeys(row["window"].accelerator for row in rows))
     per = f"/{units[0]}" if len(units) == 1 else "/unit"
-    heads = ("side", "#", "window s", "n", "failed", "TTFT ms", "TPOT ms", "ITL ms", "tok/s", per, "good/s", "stalled")
+    counts = ("requests", "failed", *(("cancelled",) if any(row["summary"]["cancelled"] for row in rows) else ()))
+    heads = ("side", "#", "window s", "n", *counts[1:], "TTFT ms", "TPOT ms", "ITL ms", "tok/s", per, "good/s", "stalled")
     table = grid(*heads, left=("side",))
     for row in rows:
         window, summary = row["window"], row["summary"]
@@ -199,7 +203,7 @@ def _print_windows(out: Console, rows: list[dict[str, Any]], said: Sequence[str]
             escape(window.side) + ("*" if row["partial"] else ""),
             f"{window.repeat + 1}{'!' if any(mark.severity == 'warning' for mark in row['marks']) else ''}",
             _bounds(window),
-            *(f"{summary[key] or 0:,.0f}" for key in ("requests", "failed")),
+            *(f"{summary[key] or 0:,.0f}" for key in counts),
             *(_pair(summary, key, notes) for key in _LATENCIES),
             *(_cell(summary, key, notes) for key in ("output_tok_s", "output_tok_s_per_gpu", "goodput_request_s")),
             _percent(summary, notes),

@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from labkit.harmless import harmless, harmless_json
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -21,12 +23,27 @@ MISSING: Final = "–"
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
 
-def console() -> Console:
-    """Standard output: as wide as the terminal; 120 columns and no colours in a pipe."""
-    from rich.console import Console
+def console(*, error: bool = False, width: int | None = None) -> Console:
+    """Standard output, or standard error: as wide as the terminal; 120 columns and no colours in a pipe.
 
-    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else _PIPE_WIDTH
-    return Console(highlight=False, width=width)
+    No character of a text that is printed on it is obeyed by a terminal; colours come of markup alone.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    class Harmless(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(harmless(text), **options)
+
+    stream = sys.stderr if error else sys.stdout
+    if width is None and not stream.isatty() and not os.environ.get("COLUMNS"):
+        width = _PIPE_WIDTH
+    return Harmless(highlight=False, width=width, stderr=error)
+
+
+def say(text: str = "", *, error: bool = False) -> None:
+    """A line on standard output, or standard error, none of whose characters a terminal obeys."""
+    print(harmless(text), file=sys.stderr if error else sys.stdout)
 
 
 def grid(*columns: str, left: Sequence[str] = ()) -> Table:
@@ -41,7 +58,7 @@ def grid(*columns: str, left: Sequence[str] = ()) -> Table:
 
 def print_json(data: Any) -> None:
     """JSON on standard output; NaN and infinities are null."""
-    print(json.dumps(json_ready(data), indent=2, ensure_ascii=False, default=str))
+    print(harmless_json(json.dumps(json_ready(data), indent=2, ensure_ascii=False, default=str)))
 
 
 def json_ready(value: Any) -> Any:

@@ -38,17 +38,11 @@ def slo_of(run: Run) -> Slo | None:
         return None
 
 
-def recorded(run: Run) -> tuple[Records, frozenset[int]]:
-    """A run's records, and the measurements among its windows that were never ended: under way, or cut off.
+def digested(run: Run) -> tuple[Digest, frozenset[int]]:
+    """A run's records, the chunks taken in, and the measurements among its windows that never ended: under way, or cut off.
 
     A measurement gets its window when it ends. One that did not gets the bounds of the requests recorded here.
     """
-    records = _with_open_windows(run, run.records())
-    return records, _open(run, records)
-
-
-def digested(run: Run) -> tuple[Digest, frozenset[int]]:
-    """The same with the chunks taken in, for runs of any size."""
     outline = _with_open_windows(run, run.records(chunks=False))
     return run.digest(outline), _open(run, outline)
 

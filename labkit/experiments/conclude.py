@@ -24,6 +24,11 @@ class Conclusion:
     comparison: Comparison
     verdict: Verdict
 
+    @property
+    def sides(self) -> tuple[str, str]:
+        """Their labels."""
+        return self.comparison.side_a, self.comparison.side_b
+
     def __str__(self) -> str:
         words = (textwrap.fill(line, _WIDTH, break_on_hyphens=False) for line in str(self.verdict).splitlines())
         return "\n".join([table(self.comparison), "", *words])
@@ -70,3 +75,10 @@ def slo_of(run: Run) -> Slo | None:
     """The SLO that a run was made under; ``None`` where its manifest has none."""
     kept = run.manifest.get("slo") or {}
     return Slo(**{field.name: kept.get(field.name) for field in fields(Slo)}) if kept else None
+
+
+def said_by(run: Run) -> str:
+    """What a run's own experiment concluded; empty where it did not, or where it was only measured."""
+    manifest = run.manifest
+    said = [manifest.get(name) for name in ("answer", "verdict", "load_step_verdict")] + [(run.summary() or {}).get("verdict")]
+    return "\n\n".join(dict.fromkeys(str(text) for text in said if text))

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from labkit.errors import LabError
+from labkit.measure.epochs import options_of
 from labkit.measure.records import UNRECORDED, Window
 from labkit.spec import Workload
 
 #: Parts of a manifest that say under which conditions it was measured. Paths, identities and instants are no conditions.
-_PARTS: Final = ("model", "served", "engine", "options", "engines", "slo")
+_PARTS: Final = ("model", "served", "engine", "engines", "slo")
 _NO_CONDITIONS: Final = frozenset({"path", "name", "source"})
 _HARDWARE: Final = ("summary", "device", "driver")
 _VERSIONS: Final = ("labkit", "python", "platform")
@@ -56,9 +57,11 @@ def facts_of(manifest: Mapping[str, Any], windows: Sequence[Window]) -> Facts:
     A workload is completed with the defaults of the fields that it lacks, so that a run from before a field existed says the same
     as one from after. What an imported run does not know is left out.
     """
-    found = dict(_split(windows))
+    found = {**dict(_split(windows)), **_options(manifest, windows)}
     for part in _PARTS:
         found |= dict(_flat(part, manifest.get(part)))
+    if engines := engines_of(manifest, windows):
+        found["engine"] = engines
     for part, names in (("hardware", _HARDWARE), ("versions", _VERSIONS), ("source", _SOURCE)):
         stated = manifest.get(part)
         stated = stated if isinstance(stated, Mapping) else {}
@@ -67,6 +70,12 @@ def facts_of(manifest: Mapping[str, Any], windows: Sequence[Window]) -> Facts:
     if isinstance(git, Mapping) and git.get("commit"):
         found["git"] = f"{str(git['commit'])[:12]}{' with changes' if git.get('dirty') else ''}"
     return found
+
+
+def engines_of(manifest: Mapping[str, Any], windows: Sequence[Window]) -> str:
+    """Those that served these windows, where the run's epochs tell: a run may compare several."""
+    served = {epoch.get("epoch"): epoch.get("engine") for epoch in manifest.get("epochs") or ()}
+    return " / ".join(dict.fromkeys(str(served[window.epoch]) for window in windows if served.get(window.epoch)))
 
 
 def complete_workload(workload: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,6 +103,14 @@ def _split(windows: Sequence[Window]) -> Iterator[tuple[str, str]]:
         values = [_text(work.get(name)) for work in works if work.get(name) != UNRECORDED]
         if values:
             yield f"workload.{name}", each(values)
+
+
+def _options(manifest: Mapping[str, Any], windows: Sequence[Window]) -> dict[str, str]:
+    """What the workers of the windows were started with: a run may have changed it on the way."""
+    each = [dict(_flat("options", options_of(manifest, window.epoch))) for window in windows]
+    each = each or [dict(_flat("options", manifest.get("options")))]
+    names = dict.fromkeys(name for one in each for name in one)
+    return {name: " / ".join(dict.fromkeys(one[name] for one in each if name in one)) for name in names}
 
 
 def _flat(part: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from labkit.measure.columns import Floats, Ints
 from labkit.measure.digest import Digest
 from labkit.measure.gaps import Gaps
 from labkit.measure.groups import GapRepeat, Values, pooled_percentiles
-from labkit.measure.metrics import STALL_S, good_requests, is_open_loop, slo_lacks
+from labkit.measure.metrics import STALL_S, good_requests, is_open_loop, judged, slo_lacks
 from labkit.measure.records import Window
 from labkit.measure.statistics import (
     Repeat,
@@ -39,7 +39,7 @@ class Measured:
         done: rows of the requests that were measured and ended as asked.
         answers, gaps: of those; their rows are positions in ``done``.
         tokens_inside: token events inside the window, per row of ``requests``; ``None`` where they are not counted.
-        good: per measured request, whether it meets the SLO; ``None`` with ``good_reason``.
+        good: per measured request that an SLO judges, whether it meets it; ``None`` with ``good_reason``.
     """
 
     window: Window
@@ -75,6 +75,7 @@ def measure(records: Digest, window: Window, slo: Slo | None) -> Measured:
 def _good(measured: RequestMetrics, window: Window, slo: Slo | None) -> tuple[Floats | None, str]:
     if slo is None:
         return None, "no SLO was given"
+    measured = measured.select(judged(measured, slo, open_loop=is_open_loop(window)))
     good, unknown = good_requests(measured, slo, open_loop=is_open_loop(window))
     return (None, slo_lacks(measured, window, slo)) if unknown.any() else (good.astype(np.float64), "")
 

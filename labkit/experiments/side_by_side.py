@@ -7,15 +7,16 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from labkit.errors import ComparisonError
-from labkit.experiments.compare import Comparison, compare_runs, marks_of_side, windows_of_side
+from labkit.experiments.compare import Comparison, compare_runs, marks_of_side
 from labkit.experiments.differences import Differences, differences, facts_of
 from labkit.experiments.quantities import QUANTITIES, measure
+from labkit.experiments.sides import windows_of_side
 from labkit.measure.statistics import Interval
 from labkit.measure.validity import Kind, Mark
 from labkit.spec.slo import Slo
 from labkit.store.run import Run
 
-_KINDS: Final[Mapping[Kind, str]] = {"foreign_cpu": "foreign CPU", "shared_gpu": "shared GPU"}
+_KINDS: Final[Mapping[Kind, str]] = {"foreign_cpu": "foreign CPU", "shared_gpu": "shared GPU", "shared_core": "shared core"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Column:
 
     Attributes:
         run, side: whose.
-        repeats, requests, failed: windows, requests scheduled in them, and those that failed.
+        repeats, requests, failed, cancelled: windows, requests scheduled in them, and those that failed or that a stop cancelled.
         cells: per quantity.
         marks: of its windows, each kind once.
         unequal: why there are no ratios to the first column; empty where there are, and for the first.
@@ -45,6 +46,7 @@ class Column:
     repeats: int
     requests: int
     failed: int
+    cancelled: int
     cells: Mapping[str, Cell]
     marks: tuple[Mark, ...] = ()
     unequal: str = ""
@@ -151,7 +153,8 @@ def _column(run: Run, side: str, slo: Slo | None) -> Column:
         side=side,
         repeats=len(mine),
         requests=sum(int(one.requests.measured.sum()) for one in measured),
-        failed=sum(int((one.requests.measured & ~one.requests.ok).sum()) for one in measured),
+        failed=sum(int((one.requests.measured & one.requests.failed).sum()) for one in measured),
+        cancelled=sum(int((one.requests.measured & one.requests.cancelled).sum()) for one in measured),
         cells=cells,
         marks=marks_of_side(mine, run.manifest),
     )

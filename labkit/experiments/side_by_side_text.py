@@ -37,6 +37,8 @@ def side_by_side_text(found: SideBySide, width: int = 120) -> str:
         for quantity in QUANTITIES
     ]
     counts: Rows = [("requests (failed)", tuple(f"{one.requests:,} ({one.failed:,})" for one in found.columns))]
+    if any(one.cancelled for one in found.columns):
+        counts.append(("  cancelled by a stop", tuple(f"{one.cancelled:,}" for one in found.columns)))
     if any(one.repeats > 1 for one in found.columns):
         counts.insert(0, ("repeats", tuple(str(one.repeats) for one in found.columns)))
     lines = [*_grid([_head(found), _differing(found), [*counts, *quantities]], width)]

@@ -13,7 +13,8 @@ def table(comparison: Comparison) -> str:
     A footnote says why a value or a ratio is missing.
     """
     notes: list[str] = []
-    head = ("", comparison.side_a, comparison.side_b, "ratio", "95 % interval", "")
+    simulated = "simulated" in {mark.kind for side in comparison.marks.values() for mark in side}
+    head = ("simulated, not measured" * simulated, comparison.side_a, comparison.side_b, "ratio", "95 % interval", "")
     rows = [head, *(_cells(row, notes) for row in comparison.rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = [

@@ -10,6 +10,7 @@ from labkit.errors import SpecError
 from labkit.experiments.compare import Comparison, Row
 from labkit.experiments.conditions import Conditions
 from labkit.measure.interference import Interference, Scope
+from labkit.measure.simulated import HEAD
 from labkit.measure.statistics import Interval
 from labkit.spec.topology import Topology
 
@@ -47,7 +48,7 @@ class Verdict:
 def verdict(comparison: Comparison) -> Verdict:
     """Put a comparison into words."""
     return Verdict(
-        headline=_headline(comparison),
+        headline=_simulated(comparison) + _headline(comparison),
         tokens=_tokens(comparison),
         goodput=_goodput(comparison),
         interference=tuple(
@@ -82,6 +83,15 @@ def interference_words(found: Mapping[Scope, Interference]) -> str:
     return f"{said}; prefills anywhere: {anywhere}"
 
 
+def _simulated(comparison: Comparison) -> str:
+    """Nobody shall take a simulation for a measurement, or one side of each for a comparison of like with like."""
+    sides = [side for side, marks in comparison.marks.items() if any(mark.kind == "simulated" for mark in marks)]
+    if not sides:
+        return ""
+    whole = len(sides) == len({comparison.side_a, comparison.side_b})
+    return HEAD if whole else f"{side_name(sides[0])} is simulated, the other side measured: "
+
+
 def _headline(comparison: Comparison) -> str:
     itl, itl_note = _highest(comparison, "itl", 99)
     ttft = comparison.row("ttft_p50_s")
@@ -94,24 +104,24 @@ def _headline(comparison: Comparison) -> str:
     parts = [f"{name}, against {side_name(comparison.side_a)}, "]
     itl_better, ttft_better = _better(itl), _better(ttft)
     if itl_better is None:
-        parts.append(f"{_undecided(itl)}{itl_note}")
+        parts.append(f"{undecided_words(itl)}{itl_note}")
     else:
-        parts.append(f"{moved[itl_better]} {_change(itl)}{itl_note}")
+        parts.append(f"{moved[itl_better]} {change_words(itl)}{itl_note}")
     if ttft_better is None:
-        parts.append(f"; {_undecided(ttft)}")
+        parts.append(f"; {undecided_words(ttft)}")
     elif itl_better is not None and ttft_better != itl_better:
-        parts.append(f" and {'cost' if itl_better else 'gained'} TTFT: {_change(ttft, label='p50')}")
+        parts.append(f" and {'cost' if itl_better else 'gained'} TTFT: {change_words(ttft, label='p50')}")
     else:
-        parts.append(f" and {moved[ttft_better]} {_change(ttft)}")
+        parts.append(f" and {moved[ttft_better]} {change_words(ttft)}")
     return f"{''.join(parts)}{at}. {_throughput(throughput)}"
 
 
 def _throughput(row: Row) -> str:
     better = _better(row)
     text = (
-        _undecided(row)
+        undecided_words(row)
         if better is None
-        else f"{row.label} {'rose' if better else 'fell'} {_change(row, label='')}".replace("  ", " ")
+        else f"{row.label} {'rose' if better else 'fell'} {change_words(row, label='')}".replace("  ", " ")
     )
     return f"{text[0].upper()}{text[1:]}."
 
@@ -130,7 +140,7 @@ def _tokens(comparison: Comparison) -> str:
             else:
                 interval = row.a_interval if pick == "a" else row.b_interval
                 figures.append(
-                    f"{_short(row)} {_figure(value, row.unit)}{_within(interval, row.unit)} {_holds(value, interval)}{note}"
+                    f"{_short(row)} {figure_text(value, row.unit)}{_within(interval, row.unit)} {_holds(value, interval)}{note}"
                 )
         alike = len(reasons) == len(figures) and len(set(reasons)) == 1
         sides.append(f"{side}: {f'unknown ({reasons[0]})' if alike else ', '.join(figures)}")
@@ -145,7 +155,11 @@ def _holds(value: float, interval: Interval | None) -> str:
 
 
 def _within(interval: Interval | None, unit: str) -> str:
-    return "" if interval is None else f" [{_figure(interval.low, unit, bare=True)}, {_figure(interval.high, unit, bare=True)}]"
+    return (
+        ""
+        if interval is None
+        else f" [{figure_text(interval.low, unit, bare=True)}, {figure_text(interval.high, unit, bare=True)}]"
+    )
 
 
 def _goodput(comparison: Comparison) -> str:
@@ -206,17 +220,19 @@ def _better(row: Row) -> bool | None:
     return (row.ratio.estimate < 1) == bool(row.lower_is_better)
 
 
-def _change(row: Row, *, label: str | None = None) -> str:
+def change_words(row: Row, *, label: str | None = None) -> str:
+    """``p99 ITL from 308 to 29.0 ms (ratio …)``, with another label or none; both sides have a value."""
     name = _short(row) if label is None else label
     assert row.a is not None
     assert row.b is not None
-    return f"{name} from {_figure(row.a, row.unit, bare=True)} to {_figure(row.b, row.unit)} ({_ratio(row.ratio)})"
+    return f"{name} from {figure_text(row.a, row.unit, bare=True)} to {figure_text(row.b, row.unit)} ({_ratio(row.ratio)})"
 
 
-def _undecided(row: Row) -> str:
+def undecided_words(row: Row) -> str:
+    """That no difference is shown, or why nothing can be said."""
     if row.a is None or row.b is None:
         return f"nothing can be said of {_short(row)} ({row.reason})"
-    values = f"{_figure(row.a, row.unit, bare=True)} and {_figure(row.b, row.unit)}"
+    values = f"{figure_text(row.a, row.unit, bare=True)} and {figure_text(row.b, row.unit)}"
     return f"no difference of {_short(row)} shown ({values}{f', {_ratio(row.ratio)}' if row.ratio else ''})"
 
 
@@ -229,7 +245,8 @@ def _ratio(interval: Interval | None) -> str:
     return "" if interval is None else f"ratio {interval}"
 
 
-def _figure(value: float, unit: str, *, bare: bool = False) -> str:
+def figure_text(value: float, unit: str, *, bare: bool = False) -> str:
+    """Three digits or so, with the unit unless ``bare``; seconds as milliseconds where that is the unit."""
     scaled = value * 1e3 if unit == "ms" else value
     digits = 0 if abs(scaled) >= 100 else 1 if abs(scaled) >= 10 else 2
     return f"{scaled:.{digits}f}" if bare or not unit else f"{scaled:.{digits}f} {unit}"

@@ -4,7 +4,23 @@ from labkit.figures.comparison import ComparisonRow, comparison
 from labkit.figures.context import Context, context
 from labkit.figures.draw import FORMATS, draw_all, export, figures_of
 from labkit.figures.marks import Figure
-from labkit.figures.show import comparison_rows, draw_run, show
+from labkit.figures.report import keep_report, show_report
+from labkit.figures.show import (
+    comparison_rows,
+    draw_interference,
+    draw_run,
+    draw_saturation,
+    draw_scaling,
+    draw_search,
+    draw_whatif,
+    show,
+    show_interference,
+    show_saturation,
+    show_scaling,
+    show_search,
+    show_second_opinion,
+    show_whatif,
+)
 
 __all__ = [
     "FORMATS",
@@ -15,8 +31,21 @@ __all__ = [
     "comparison_rows",
     "context",
     "draw_all",
+    "draw_interference",
     "draw_run",
+    "draw_saturation",
+    "draw_scaling",
+    "draw_search",
+    "draw_whatif",
     "export",
     "figures_of",
+    "keep_report",
     "show",
+    "show_interference",
+    "show_report",
+    "show_saturation",
+    "show_scaling",
+    "show_search",
+    "show_second_opinion",
+    "show_whatif",
 ]

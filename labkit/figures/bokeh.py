@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import itertools
 import re
 import textwrap
@@ -18,6 +17,7 @@ from bokeh.plotting import figure as bokeh_figure
 from bokeh.resources import INLINE
 
 from labkit.figures import style
+from labkit.figures.inert import inert
 from labkit.figures.marks import (
     Array,
     Band,
@@ -35,6 +35,7 @@ from labkit.figures.marks import (
     bounds,
     shared_x,
 )
+from labkit.harmless import escaped
 
 _m: Any = models  # Bokeh builds its models at run time: its own stubs know only half of them
 _grid: Any = gridplot
@@ -69,9 +70,10 @@ _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 def save(figure: Figure, path: Path) -> None:
     """Write the self-contained page: BokehJS is inside, nothing is fetched."""
-    document = Document(title=figure.title)
+    title = inert(figure.title)
+    document = Document(title=title)
     document.add_root(layout(figure))
-    page = file_html(document, INLINE, title=figure.title)
+    page = file_html(document, INLINE, title=title)
     names: dict[str, str] = {}
     page = _UUID.sub(lambda match: names.setdefault(match[0], f"labkit-{figure.name}-{len(names)}"), page)
     path.write_text(page, encoding="utf-8")
@@ -79,6 +81,7 @@ def save(figure: Figure, path: Path) -> None:
 
 def layout(figure: Figure) -> Any:
     """The model tree: heading, grid of plots with one toolbar, caption."""
+    figure = inert(figure)
     x_range = _m.Range1d(*shared) if (shared := shared_x(figure)) else None
     plots = [[_plot(panel, x_range, figure) for panel in row] for row in figure.rows]
     for above, below in itertools.pairwise(plots) if figure.share_x else ():
@@ -86,14 +89,14 @@ def layout(figure: Figure) -> Any:
             plot.xaxis.axis_label = None
             plot.xaxis.major_label_text_font_size = "0px"
     heading = _m.Div(
-        text=f"<div style='font:700 20px {_FONT};color:{style.INK}'>{html.escape(figure.title)}</div>"
-        f"<div style='font:400 13px {_FONT};color:{style.SOFT};margin-top:4px'>{html.escape(figure.subtitle)}</div>"
+        text=f"<div style='font:700 20px {_FONT};color:{style.INK}'>{escaped(figure.title)}</div>"
+        f"<div style='font:400 13px {_FONT};color:{style.SOFT};margin-top:4px'>{escaped(figure.subtitle)}</div>"
         f"{_key(figure)}",
         sizing_mode="stretch_width",
     )
-    warnings = "".join(f"<div style='color:{style.WORSE}'>! {html.escape(text)}</div>" for text in figure.warnings)
+    warnings = "".join(f"<div style='color:{style.WORSE}'>! {escaped(text)}</div>" for text in figure.warnings)
     caption = _m.Div(
-        text=f"<div style='font:400 12px {_FONT};color:{style.SOFT}'>{warnings}{html.escape(figure.caption)}</div>",
+        text=f"<div style='font:400 12px {_FONT};color:{style.SOFT}'>{warnings}{escaped(figure.caption)}</div>",
         sizing_mode="stretch_width",
     )
     grid = _grid(plots, toolbar_location="right", merge_tools=True, toolbar_options={"logo": None}, sizing_mode="stretch_width")
@@ -109,7 +112,7 @@ def layout(figure: Figure) -> Any:
 def _key(figure: Figure) -> str:
     items = [
         f"<span style='display:inline-block;width:16px;height:8px;background:{color};margin-right:6px'></span>"
-        f"<span style='margin-right:18px'>{html.escape(words)}</span>"
+        f"<span style='margin-right:18px'>{escaped(words)}</span>"
         for words, color in figure.key
     ]
     return f"<div style='font:400 12px {_FONT};color:{style.SOFT};margin-top:8px'>{''.join(items)}</div>" if items else ""

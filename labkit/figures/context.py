@@ -10,8 +10,9 @@ from typing import Any, Final
 from labkit.errors import LabError
 from labkit.figures import style
 from labkit.figures.series import origin_ns, sides, text_of
-from labkit.measure.digest import digest
+from labkit.measure.digest import Digest, digest
 from labkit.measure.records import UNRECORDED, Records, Window
+from labkit.measure.simulated import is_simulated
 from labkit.measure.validity import grouped, marks_of
 from labkit.spec.topology import Role, Topology
 from labkit.spec.workload import talk_text
@@ -35,7 +36,7 @@ class Epoch:
 class Context:
     """A run as the figures see it. ``warnings``: what a reader must know before believing it, a sentence each."""
 
-    records: Records
+    records: Digest
     zero_ns: int
     end_ns: int
     epochs: tuple[Epoch, ...]
@@ -60,8 +61,9 @@ class Context:
         return "+".join(held) or None
 
 
-def context(records: Records, manifest: Mapping[str, Any]) -> Context:
+def context(records: Records | Digest, manifest: Mapping[str, Any]) -> Context:
     """Read what the figures need from a manifest; whatever is missing there is derived from the windows, or left out."""
+    records = records if isinstance(records, Digest) else digest(records)
     zero = origin_ns(records)
     ends = [window.end_ns for window in records.windows]
     ends += [int(value) for value in records.requests["end_ns"].drop_null().to_pylist()[-1:]]
@@ -72,13 +74,12 @@ def context(records: Records, manifest: Mapping[str, Any]) -> Context:
     return Context(records, zero, end, epochs, by_side, colors, caption, warnings(records, manifest))
 
 
-def warnings(records: Records, manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """The warnings among the marks of all windows, each kind once with the windows that have it, the most common first."""
-    taken = digest(records)
-    named = [(f"{window.side} #{window.repeat + 1}", marks_of(taken, window, manifest)) for window in records.windows]
-    found = [(mark.text, names) for mark, names in grouped(named).values() if mark.severity == "warning"]
-    found.sort(key=lambda item: -len(item[1]))
-    told = [f"{'all' if len(names) == len(named) > 1 else ', '.join(names)}: {text}" for text, names in found]
+def warnings(records: Digest, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Warnings among the marks of all windows, each kind once with its windows: a simulation, then the most common."""
+    named = [(f"{window.side} #{window.repeat + 1}", marks_of(records, window, manifest)) for window in records.windows]
+    found = [(mark, names) for mark, names in grouped(named).values() if mark.severity == "warning"]
+    found.sort(key=lambda item: (item[0].kind != "simulated", -len(item[1])))
+    told = [f"{'all' if len(names) == len(named) > 1 else ', '.join(names)}: {mark.text}" for mark, names in found]
     more = len(told) - _MOST_WARNINGS
     return (*told[:_MOST_WARNINGS], *([f"{more} more: `labkit show` lists them"] if more > 0 else []))
 
@@ -134,8 +135,14 @@ def conditions(windows: tuple[Window, ...], manifest: Mapping[str, Any]) -> str:
     loads = list(dict.fromkeys(workload_text(window.workload) for window in windows))
     load = loads[0] if len(loads) == 1 else f"{len(loads)} workloads" if loads else ""
     run = text_of(manifest.get("id") or manifest.get("run"), "id")
-    shown = (("model", name), ("device", device), ("workload", load), ("run", run))
+    simulated = ("simulated,", "not measured") if is_simulated(manifest) else ("", "")  # ``is_of_simulation`` looks for it
+    shown = (simulated, ("model", name), ("device", device), ("workload", load), ("run", run))
     return "  ·  ".join(f"{label} {text}" for label, text in shown if text)
+
+
+def is_of_simulation(caption: str) -> bool:
+    """Whether a figure with this line of conditions shows simulated workers."""
+    return caption.startswith("simulated, not measured")
 
 
 def workload_text(workload: Mapping[str, Any]) -> str:

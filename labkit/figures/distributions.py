@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -18,6 +19,8 @@ FLOOR_MS: Final = 0.1
 #: levels of the two lines of labels under a ridge; its height; how far along the axis a label still fits to the right
 _UPPER, _LOWER, _RISE, _ROOM = 0.15, 0.34, 0.5, 0.62
 _Row = tuple[Latency, str, str, str]
+#: Side → percentile → ms, where they are known better than from what is drawn.
+Exact = Mapping[str, Mapping[float, float]]
 _METRICS: Final[tuple[_Row, ...]] = (
     ("ttft", "Time to first token", "TTFT (ms)", "requests"),
     ("tpot", "Time per output token", "TPOT (ms)", "requests"),
@@ -31,12 +34,15 @@ def distributions(context: Context, values: Values) -> Figure:
     above, below = [], []
     metrics = (*_METRICS, _ITL if values.counted else _CHUNK_GAP)
     pooled = {key: _repeats(context, values, key) for key, *_ in metrics}
+    exact = {side: values.percentiles_ms(windows, metrics[-1][0]) for side, windows in context.sides.items()}
     for key, title, x_label, unit in metrics:
         repeats = {side: found for side, found in pooled[key].items() if sum(map(len, found))}
         x_range = _x_range(list(repeats.values()))
         note = "" if repeats else values.why_none(key)
-        above.append(_ridges(context, repeats, title, x_label, x_range, note, limit=unit != "requests"))
-        below.append(_tails(context, repeats, x_label, unit, x_range, note, limit=unit != "requests"))
+        of_gaps = unit != "requests"
+        known = exact if of_gaps else {}
+        above.append(_ridges(context, repeats, title, x_label, x_range, note, known, limit=of_gaps))
+        below.append(_tails(context, repeats, x_label, unit, x_range, note, known, limit=of_gaps))
     counts = "  ·  ".join(
         f"{side}: {len(windows)} repeat{'s' if len(windows) > 1 else ''}, {sum(map(len, pooled['ttft'][side])):,} requests"
         for side, windows in context.sides.items()
@@ -45,7 +51,8 @@ def distributions(context: Context, values: Values) -> Figure:
     return Figure(
         name="distributions",
         title="Latency distributions",
-        subtitle=f"{counts or 'no measurement'}. Repeats pooled (faint: each repeat); ticks: p50 and p99.{zeros}",
+        subtitle=f"{counts or 'no measurement'}. Repeats pooled (faint: each repeat); ticks: p50 and p99.{zeros}"
+        + values.sampled(f"{metrics[-1][1]}: curves", "; percentiles of all"),
         panels=(*above, *below),
         caption=context.caption,
         columns=3,
@@ -83,6 +90,7 @@ def _ridges(
     x_label: str,
     x_range: tuple[float, float],
     note: str,
+    exact: Exact,
     *,
     limit: bool,
 ) -> Panel:
@@ -102,7 +110,7 @@ def _ridges(
             marks.append(Line(grid, base + height, color, width=1.4))
         else:
             marks.append(Dots(pooled, np.full_like(pooled, base + 0.06), color, size=4))
-        marks += _markers(pooled, base, color, x_range)
+        marks += _markers(pooled, base, color, x_range, exact.get(side, {}))
     ticks = tuple((float(count - 1 - row), side) for row, side in enumerate(repeats))
     return Panel(
         title,
@@ -119,10 +127,10 @@ def _ridges(
     )
 
 
-def _markers(pooled: Array, base: float, color: str, x_range: tuple[float, float]) -> list[Mark]:
+def _markers(pooled: Array, base: float, color: str, x_range: tuple[float, float], exact: Mapping[float, float]) -> list[Mark]:
     """p50 and p99: a tick under the baseline, the value beside it, two lines, so that no tick crosses a label."""
     low, whole = np.log(x_range[0]), np.log(x_range[1] / x_range[0])
-    (p50, text50), (p99, text99) = percentile_text(pooled, 50), percentile_text(pooled, 99)
+    (p50, text50), (p99, text99) = (percentile_text(pooled, q, exact.get(q)) for q in (50, 99))
     if p50 is None:
         return []
     at50 = (np.log(max(p50, x_range[0])) - low) / whole
@@ -189,6 +197,7 @@ def _tails(
     unit: str,
     x_range: tuple[float, float],
     note: str,
+    exact: Exact,
     *,
     limit: bool,
 ) -> Panel:
@@ -203,7 +212,9 @@ def _tails(
         if len(found) > 1:
             marks += [Line(*tail(repeat), color, width=0.7, alpha=0.3) for repeat in found]
         marks.append(Line(*tail(pooled), color, side, width=1.8))
-        at = [(value, share) for q, share in ((50, 50.0), (99, 1.0)) if (value := percentile(pooled, q)) is not None]
+        known = exact.get(side, {})
+        ticks_at = ((known.get(q, percentile(pooled, q)), share) for q, share in ((50, 50.0), (99, 1.0)))
+        at = [(value, share) for value, share in ticks_at if value is not None]
         tips = [f"{side}: p{100 - share:g} {milliseconds(value)} ms" for value, share in at]
         marks.append(Dots(np.array([v for v, _ in at]), np.array([s for _, s in at]), color, size=5, alpha=1, tips=tips))
     ticks = tuple((10.0**power, f"{10.0**power:g}%") for power in range(2, -5, -1) if 10.0**power >= least * 0.7)

@@ -2,42 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from labkit.errors import SpecError, StoreError
 from labkit.figures.comparison import ComparisonRow, comparison
-from labkit.figures.context import Context, context
+from labkit.figures.context import Context, context, is_of_simulation
 from labkit.figures.distributions import distributions
 from labkit.figures.gantt import gantt
+from labkit.figures.interference import interference
 from labkit.figures.marks import Figure
+from labkit.figures.stages import stages
 from labkit.figures.timeline import timeline
 from labkit.figures.transfer import transfer
 from labkit.figures.values import Values
 from labkit.figures.workers import workers
+from labkit.measure.digest import Digest, digest
 from labkit.measure.records import Records
+from labkit.measure.simulated import HEAD
 
 FORMATS: Final = ("png", "svg", "pdf", "html")
-_FIGURES: Final[tuple[Callable[[Context, Values], Figure], ...]] = (
-    distributions,
-    timeline,
-    lambda run, _: workers(run),
-    lambda run, _: transfer(run),
-    gantt,
-)
+#: By name, in the order in which they are shown; ``None`` where there is nothing to show.
+_FIGURES: Final[Mapping[str, Callable[[Context, Values, Mapping[str, Any]], Figure | None]]] = {
+    "distributions": lambda run, values, _: distributions(run, values),
+    "interference": lambda run, _, manifest: interference(run, manifest),
+    "stages": lambda run, *_: stages(run),
+    "timeline": lambda run, values, _: timeline(run, values),
+    "workers": lambda run, *_: workers(run),
+    "transfer": lambda run, *_: transfer(run),
+    "gantt": lambda run, values, _: gantt(run, values),
+}
 
 
 def figures_of(
-    records: Records, manifest: Mapping[str, Any], *, comparison_rows: Sequence[ComparisonRow] | None = None
+    records: Records | Digest,
+    manifest: Mapping[str, Any],
+    *,
+    comparison_rows: Sequence[ComparisonRow] | None = None,
+    only: Collection[str] = (),
 ) -> list[Figure]:
-    """Every figure of a run as data. Missing telemetry makes a panel that says why, never a missing figure.
+    """Every figure of a run as data, or those named in ``only``. Missing telemetry makes a panel that says why, never a missing
+    figure; but a run without a span of a prefill beside another request's tokens has none of interference.
 
-    ``comparison_rows``, where given, come first as the forest plot of side B against side A: the second side over the first.
+    Of a run of more than a million chunks, curves of gaps are drawn from a sample of its requests, and say so; what is written
+    in numbers is of all. ``comparison_rows``, where given, come first as the forest plot of side B against side A: the second
+    side over the first.
     """
+    records = records if isinstance(records, Digest) else digest(records)
     run, values = context(records, manifest), Values.of(records)
-    drawn = [make(run, values) for make in _FIGURES]
+    made = [make(run, values, manifest) for name, make in _FIGURES.items() if not only or name in only]
+    drawn = [figure for figure in made if figure is not None]
     if comparison_rows is not None:
         a, b = (*run.sides, "A", "B")[:2] if len(run.sides) != 1 else (*run.sides, "B")
         drawn.insert(0, comparison(comparison_rows, a=a, b=b, caption=run.caption))
@@ -45,7 +61,7 @@ def figures_of(
 
 
 def draw_all(
-    records: Records,
+    records: Records | Digest,
     manifest: Mapping[str, Any],
     out_dir: Path,
     formats: Sequence[str] = ("png", "svg", "html"),
@@ -75,6 +91,8 @@ def export(figure: Figure, path: Path) -> Path:
     """
     kind = path.suffix[1:].lower()
     _known(kind, path.name)
+    if is_of_simulation(figure.caption):
+        figure = replace(figure, subtitle=f"{HEAD}{figure.subtitle}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if kind == "html":

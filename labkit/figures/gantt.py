@@ -10,12 +10,11 @@ import numpy as np
 from labkit.figures import style
 from labkit.figures.context import Context, role_color, role_noun
 from labkit.figures.marks import Array, Figure, HLine, Mark, Panel, Rects
-from labkit.figures.series import natural
+from labkit.figures.series import EXCERPT_S, excerpt, natural
 from labkit.figures.values import STALL_S, Values, milliseconds
 from labkit.measure.join import join_spans
 from labkit.measure.records import Window
 
-EXCERPT_S: Final = 10.0
 _LANE_GAP: Final = 0.9
 _MOST_ROWS: Final = 24
 _SHORTEST_NS: Final = 100_000
@@ -49,15 +48,6 @@ def gantt(context: Context, values: Values, *, excerpt_s: float = EXCERPT_S) -> 
         caption=context.caption,
         share_x=False,
     )
-
-
-def excerpt(window: Window, length_s: float) -> tuple[int, int]:
-    """The middle ``length_s`` seconds of the measure phase (all of it where it is shorter), in nanoseconds."""
-    start, stop = window.measure_ns, window.stop_ns
-    if stop <= start:
-        start, stop = window.start_ns, max(window.end_ns, window.start_ns + 1)
-    spare = max(stop - start - int(length_s * 1e9), 0) // 2
-    return start + spare, stop - spare
 
 
 def bars_of(context: Context) -> list[Bar]:
@@ -154,7 +144,7 @@ def _lane(bars: list[Bar], rows: list[int], top: float, zero: int, x_range: tupl
 def _stalls(values: Values, bars: list[Bar], rows: list[int], top: float, zero: int, span: tuple[int, int]) -> list[Mark]:
     """Long gaps of the requests that this worker decodes, on their rows."""
     owner = {bar.request: row for bar, row in zip(bars, rows, strict=True) if bar.end - bar.decode > _SHORTEST_NS}
-    gaps = values.gaps
+    gaps = values.stalls
     long = np.flatnonzero((gaps.gap_s > STALL_S) & (gaps.end_ns >= span[0]) & (gaps.start_ns <= span[1]))
     placed = [(i, owner[int(gaps.request[i])]) for i in long if int(gaps.request[i]) in owner]
     x0, x1 = (_clipped(values_ns[[i for i, _ in placed]], zero, span) for values_ns in (gaps.start_ns, gaps.end_ns))

@@ -14,6 +14,8 @@ from labkit.figures import style
 from labkit.figures.marks import Figure, Panel, bounds
 
 SIDE_IN: Final = 0.12
+#: Of a plot whose labels are wider than the figure: it leaves the figure then.
+_LEAST_IN: Final = 0.4
 _TEXT: Final = TextToPath()
 
 
@@ -41,7 +43,7 @@ class Layout:
             max(_left(row[j]) for row in figure.rows if j < len(row)) for j in range(len(figure.rows[0]) if figure.rows else 0)
         ]
         rights = [max(_right(row[j]) for row in figure.rows if j < len(row)) for j in range(len(lefts))]
-        free = (figure.width - 2 * SIDE_IN - sum(lefts) - sum(rights)) / max(len(lefts), 1)
+        free = max((figure.width - 2 * SIDE_IN - sum(lefts) - sum(rights)) / max(len(lefts), 1), _LEAST_IN)
         heads, feet = [], []
         for i, row in enumerate(figure.rows):
             heads.append(max(_head(panel, free) for panel in row))
@@ -93,14 +95,13 @@ def _right(panel: Panel) -> float:
 
 
 def legend_rows(panel: Panel, width: float) -> int:
-    """How many lines a panel's legend takes at this width."""
-    rows, used = (1 if panel.legend else 0), 0.0
-    for label in panel.legend:
-        need = width_in(label, style.SMALL_PT) + 0.37
-        if used and used + need > width:
-            rows, used = rows + 1, 0.0
-        used += need
-    return rows
+    """How many lines a panel's legend takes at this width: as few as its columns, each as wide as its widest entry, allow."""
+    needs = [width_in(label, style.SMALL_PT) + 0.37 for label in panel.legend]
+    for rows in range(1, len(needs)):
+        columns = [needs[at : at + rows] for at in range(0, len(needs), rows)]
+        if sum(map(max, columns)) <= width:
+            return rows
+    return len(needs)
 
 
 def _head(panel: Panel, width: float) -> float:

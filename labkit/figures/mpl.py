@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from labkit.figures import style
+from labkit.figures.inert import inert
 from labkit.figures.layout import SIDE_IN, Layout, legend_rows, linear, log_ticks, number, width_in, wrapped, y_count
 from labkit.figures.marks import Band, Dots, Figure, HLine, Line, Mark, Panel, Rects, Text, VLine, VSpan, beside, bounds, shared_x
 
@@ -30,6 +31,7 @@ _RC: Final[Any] = {
     "path.simplify": True,
     "agg.path.chunksize": 20_000,
     "axes.unicode_minus": True,
+    "text.parse_math": False,
 }
 _DASH: Final[dict[str, Any]] = {"solid": "-", "dashed": (0, (4, 2.5)), "dotted": (0, (1, 1.8))}
 _RASTER_DOTS: Final = 3000
@@ -47,6 +49,7 @@ def save(figure: Figure, path: Path) -> None:
 
 def draw(figure: Figure) -> Canvas:
     """The drawn figure. Call it inside ``rc_context`` of your own if you change fonts."""
+    figure = inert(figure)
     layout = Layout.of(figure)
     canvas = Canvas(figsize=(figure.width, layout.height))
     top = layout.height - 0.14

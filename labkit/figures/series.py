@@ -6,6 +6,7 @@ Nothing here defines a metric: latencies come from ``labkit.measure``. These are
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,12 @@ import pyarrow.compute as pc
 from labkit.figures.marks import Array
 from labkit.measure import counters
 from labkit.measure.counters import Series
+from labkit.measure.digest import Digest
 from labkit.measure.records import Records, Window
 
 Nanos = npt.NDArray[np.int64]
+#: Seconds of each side that show single requests.
+EXCERPT_S: Final = 10.0
 
 
 def numbers(column: pa.ChunkedArray) -> Array:
@@ -42,16 +46,25 @@ def natural(name: str) -> tuple[str, int]:
     return stem, int(name[len(stem) :] or 0)
 
 
-def origin_ns(records: Records) -> int:
+def origin_ns(records: Records | Digest) -> int:
     """The instant that charts call 0: the start of the first window, else the first thing recorded."""
     if records.windows:
         return min(window.start_ns for window in records.windows)
     firsts = [
         int(pc.min(table[name]).as_py())
-        for table, name in ((records.requests, "scheduled_ns"), (records.chunks, "t_ns"), (records.samples, "t_ns"))
+        for table, name in ((records.requests, "scheduled_ns"), (records.samples, "t_ns"))
         if table.num_rows
     ]
     return min(firsts, default=0)
+
+
+def excerpt(window: Window, length_s: float) -> tuple[int, int]:
+    """The middle ``length_s`` seconds of the measure phase (all of it where it is shorter), in nanoseconds."""
+    start, stop = window.measure_ns, window.stop_ns
+    if stop <= start:
+        start, stop = window.start_ns, max(window.end_ns, window.start_ns + 1)
+    spare = max(stop - start - int(length_s * 1e9), 0) // 2
+    return start + spare, stop - spare
 
 
 def seconds(t_ns: Nanos | Array, zero_ns: int) -> Array:

@@ -14,7 +14,7 @@ from labkit.figures.series import around, binned, seconds, stairs, thinned
 from labkit.figures.values import Values, milliseconds
 from labkit.measure.records import Window
 from labkit.measure.statistics import percentile
-from labkit.measure.timing import itl_s
+from labkit.measure.timing import Bools, RequestMetrics, itl_s
 
 MOST_DOTS: Final = 6000
 BIN_S: Final = 1.0
@@ -33,7 +33,8 @@ def timeline(context: Context, values: Values) -> Figure:
         name="timeline",
         title="Latency and throughput over the run",
         subtitle="Coloured: measure phase of a side. Grey: warm-up (before) and drain (after). Dashed: re-split."
-        + (_FOUND if any(window.first_index for window in context.records.windows) else ""),
+        + (_FOUND if any(window.first_index for window in context.records.windows) else "")
+        + values.sampled("Gaps"),
         panels=panels,
         caption=context.caption,
         share_x=True,
@@ -49,14 +50,30 @@ def phases(context: Context, *, named: bool) -> list[Mark]:
     for windows in context.sides.values():
         for window in windows:
             at = [(t - context.zero_ns) / 1e9 for t in (window.start_ns, window.measure_ns, window.stop_ns, window.end_ns)]
-            room = (at[2] - at[1]) / context.end_s * _LETTERS
-            names = (f"{window.side} · {window.repeat + 1}", window.side) if len(windows) > 1 else (window.side,)
-            name = next((name for name in names if named and len(name) <= room), "")
             marks += [VSpan(a, b, style.UNKNOWN, alpha=0.13) for a, b in ((at[0], at[1]), (at[2], at[3])) if b > a]
-            marks.append(VSpan(at[1], at[2], context.colors[window.side], name, alpha=0.07))
+            for start_s, end_s, color, names in _stretches(context, window, at[1], at[2], repeated=len(windows) > 1):
+                room = (end_s - start_s) / context.end_s * _LETTERS
+                name = next((name for name in names if named and len(name) <= room), "")
+                marks.append(VSpan(start_s, end_s, color, name, alpha=0.07))
             if window.first_index:
                 marks.append(VLine(at[1], context.colors[window.side], dash="dotted", width=1.2))
     return marks + [VLine(t, style.SOFT, width=0.8) for t in resplits(context)]
+
+
+def _stretches(
+    context: Context, window: Window, start_s: float, end_s: float, *, repeated: bool
+) -> list[tuple[float, float, str, tuple[str, ...]]]:
+    """The measure phase, cut where the split changed: beginning, end, colour, and what it may be called."""
+    epochs = [(max((epoch.start_ns - context.zero_ns) / 1e9, start_s), epoch.topology) for epoch in context.epochs]
+    cuts = [(at, topology) for at, topology in epochs if start_s < at < end_s]
+    if not cuts:
+        names = (f"{window.side} · {window.repeat + 1}", window.side) if repeated else (window.side,)
+        return [(start_s, end_s, context.colors[window.side], names)]
+    first = next(topology for at, topology in reversed(epochs) if at <= start_s)
+    parts = [(start_s, first), *cuts]
+    colors = style.topology_colors((topology, topology) for _, topology in epochs)
+    ends = [at for at, _ in parts[1:]] + [end_s]
+    return [(at, end, colors[topology], (topology,)) for (at, topology), end in zip(parts, ends, strict=True)]
 
 
 def resplits(context: Context) -> list[float]:
@@ -82,18 +99,16 @@ def _ttft(context: Context, values: Values, x_range: tuple[float, float]) -> Pan
         ]
         size, alpha = (3.4, 0.75) if len(t) < _CROWD else (2.2, 0.4)
         marks.append(Dots(t, ttft, context.colors[side], side, size=size, alpha=alpha, tips=tips))
-    failed = np.flatnonzero(~metrics.ok)
-    if failed.size:
-        failed = failed[thinned(len(failed), MOST_DOTS)]
-        t = seconds(metrics.scheduled_ns[failed], context.zero_ns)
-        tips = [f"request {metrics.request[i]} failed, sent at {s:.1f} s" for i, s in zip(failed, t, strict=True)]
-        level = np.full(len(failed), max(top, 1.0) * 1.25)
-        marks.append(
-            Dots(
-                t, level, style.STALL, f"failed ({np.count_nonzero(~metrics.ok):,})", size=4.5, alpha=1, tips=tips, marker="cross"
-            )
+    crosses = [
+        _crosses(which, context, metrics, word, color, max(top, 1.0) * height)
+        for which, word, color, height in (
+            (metrics.failed, "failed", style.STALL, 1.25),
+            (metrics.cancelled, "cancelled", style.FAINT, 1.6),
         )
-    note = "" if seen or failed.size else "no request received a token"
+        if which.any()
+    ]
+    marks += crosses
+    note = "" if seen or crosses else "no request received a token"
     return Panel(
         "Time to first token, each request",
         "time since the run began (s)",
@@ -102,9 +117,19 @@ def _ttft(context: Context, values: Values, x_range: tuple[float, float]) -> Pan
         note,
         x_range,
         _room(_drawn_y(marks)),
-        y_log=seen or bool(failed.size),
+        y_log=seen or bool(crosses),
         height=1.75,
     )
+
+
+def _crosses(which: Bools, context: Context, metrics: RequestMetrics, word: str, color: str, level: float) -> Dots:
+    """Requests that did not end as asked, above all that did, at the instants at which they were to be sent."""
+    rows = np.flatnonzero(which)
+    shown = rows[thinned(len(rows), MOST_DOTS)]
+    t = seconds(metrics.scheduled_ns[shown], context.zero_ns)
+    tips = [f"request {metrics.request[i]} {word}, sent at {s:.1f} s" for i, s in zip(shown, t, strict=True)]
+    label = f"{word} ({len(rows):,})"
+    return Dots(t, np.full(len(shown), level), color, label, size=4.5, alpha=1, tips=tips, marker="cross")
 
 
 def _itl(context: Context, values: Values, x_range: tuple[float, float]) -> Panel:
@@ -167,20 +192,16 @@ def _width_s(context: Context, values: Values) -> float:
 
 def _throughput(context: Context, values: Values, x_range: tuple[float, float]) -> Panel:
     marks, unknown = phases(context, named=False), 0
-    owner = values.requests.measurement[values.chunks.row]
-    t, tokens = seconds(values.chunks.t_ns, context.zero_ns), values.chunks.tokens.astype(np.float64)
     width = max(BIN_S, math.ceil(context.end_s / 3000))
     for side, windows in context.sides.items():
         xs, ys = [], []
         for window in windows:
-            mine = owner == window.measurement
-            if mine.any() and (tokens[mine] < 0).any():
-                unknown += 1
-                continue
-            if not mine.any():
+            unknown += window.measurement in values.uncounted
+            per_s = values.tokens_s.get(window.measurement)
+            if per_s is None or window.measurement in values.uncounted:
                 continue
             bounds = (window.start_ns - context.zero_ns) / 1e9, (window.end_ns - context.zero_ns) / 1e9
-            edges, sums = binned(t[mine], tokens[mine], *bounds, width)
+            edges, sums = binned(bounds[0] + np.arange(len(per_s), dtype=np.float64), per_s, *bounds, width)
             x, y = stairs(edges, sums / np.diff(edges))
             xs.append(np.append(x, np.nan))
             ys.append(np.append(y, np.nan))

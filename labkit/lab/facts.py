@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from labkit.load.probe import Probe, probe_apart
+from labkit.load.target import Target
 from labkit.serve.deployment import Deployment
 from labkit.serve.engines.attach import Attached
 from labkit.serve.engines.base import EngineOptions
 from labkit.serve.hardware import Node
+from labkit.serve.hosts import LocalHost
+from labkit.serve.remote import RemoteHosts
 from labkit.spec import Model, Slo, Topology, Workload
+from labkit.store.run import Run
 
 
 def launched(
     kind: str,
     engine: str,
     engines: Mapping[str, str],
-    node: Node,
+    hosts: LocalHost | RemoteHosts,
     model: Model,
     topology: Topology,
     *,
@@ -31,13 +36,13 @@ def launched(
         kind: what the run is for.
         engine: the engine's name.
         engines: versions found in its interpreter.
-        node, model, topology, workload, slo, options: what was asked for, and where.
+        hosts, model, topology, workload, slo, options: what was asked for, and where.
     """
     return {
         "kind": kind,
         "engine": engine,
         "engines": dict(engines),
-        "hardware": hardware(node),
+        "hardware": hardware(hosts.node) | nodes_of(hosts),
         "model": {**asdict(model), "name": model.name},
         **_asked_for(topology, workload, slo),
         "options": asdict(options),
@@ -57,10 +62,11 @@ def attached(model: str, topology: Topology | str, *, workload: Workload | None,
 
 
 def hardware(node: Node) -> dict[str, Any]:
-    """A node, JSON-ready."""
+    """A node, JSON-ready. GPUs that are only simulated are none of its."""
+    held = () if node.simulated is not None else node.gpus
     return {
         "summary": str(node),
-        "gpus": [{"index": g.index, "name": g.name, "uuid": g.uuid, "memory_bytes": g.memory_bytes} for g in node.gpus],
+        "gpus": [{"index": g.index, "name": g.name, "uuid": g.uuid, "memory_bytes": g.memory_bytes} for g in held],
         "driver": node.driver,
         "no_gpu": node.no_gpu,
         "cores": [core.index for core in node.cores],
@@ -68,12 +74,56 @@ def hardware(node: Node) -> dict[str, Any]:
     }
 
 
+def nodes_of(hosts: LocalHost | RemoteHosts) -> dict[str, Any]:
+    """What each node of a cluster is and has, JSON-ready; nothing on one machine.
+
+    ``first_device`` is the number of its first GPU or core in the cluster. ``clock_offset_ns`` was added to instants of its
+    monotonic clock to have them on the lab's; the true offset differs by ``clock_bound_ns`` at most.
+    """
+    if isinstance(hosts, LocalHost):
+        return {}
+    return {
+        "placement": hosts.node.placement,
+        "nodes": [
+            {
+                **{name: value for name, value in asdict(host.facts).items() if name not in ("node", "net")},
+                "name": host.name,
+                "address": host.net.address,
+                "first_device": host.member.first,
+                "clock_offset_ns": host.clock.offset_ns,
+                "clock_bound_ns": host.clock.bound_ns,
+                **hardware(host.facts.node),
+            }
+            for host in hosts.hosts
+        ],
+    }
+
+
+def probed(run: Run, target: Target, workload: Workload | None, tell: Callable[[str], None], engine: str) -> Probe:
+    """Find out what an endpoint takes and what its transport does; ``tell`` gets what a reader must know.
+
+    The run keeps what the transport does, of each engine that it is asked of.
+
+    Raises:
+        LoadError: it cannot be measured.
+    """
+    found = probe_apart(target, workload)
+    if found.transport is not None:
+        told = found.transport.to_dict()
+        run.update(transport=told, transports={**run.manifest.get("transports", {}), engine: told})
+    for note in found.notes:
+        run.note(note)
+        tell(f"  {note}")
+    return found
+
+
 def epoch(deployment: Deployment | Attached, *, start_ns: int) -> dict[str, Any]:
-    """The split that serves now: roles and devices of each worker, from ``start_ns`` (monotonic) on."""
+    """The split that serves now: roles, devices and options of the workers, from ``start_ns`` (monotonic) on."""
     held = deployment.devices_by_worker
     return {
         "epoch": deployment.epoch,
         "topology": str(deployment.topology),
+        "engine": "attached" if isinstance(deployment, Attached) else deployment.engine.name,
         "start_ns": start_ns,
         "url": deployment.url,
         "verified": deployment.verified,
@@ -81,6 +131,7 @@ def epoch(deployment: Deployment | Attached, *, start_ns: int) -> dict[str, Any]
         "devices": held,
         "gpus": {name: devices["gpus"] for name, devices in held.items()},
         "shared": any(devices["shared"] for devices in held.values()),
+        "options": None if isinstance(deployment, Attached) else asdict(deployment.options),
     }
 
 

@@ -2,65 +2,54 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from labkit.errors import HardwareError, LabError, LaunchError, MissingEngine, SpecError, StoreError
-from labkit.lab import facts
-from labkit.lab.load_fleet import LoadFleet
+from labkit.lab import facts, held
+from labkit.lab.changes import Changes
+from labkit.lab.cluster_telemetry import begin_telemetry
+from labkit.lab.ending import close_all, closed, finish, give_up
+from labkit.lab.endpoint import UNKNOWN_VOCAB, Endpoint
+from labkit.lab.engines import engine_named
+from labkit.lab.fitting import fitted
+from labkit.lab.following import watch_pool
+from labkit.lab.launcher import Launcher
+from labkit.lab.load_fleet import FOLLOW_S, LoadFleet
+from labkit.lab.loads import Loads
 from labkit.lab.measurement import Measurement, RunningLoad
-from labkit.lab.overload import watch_for
-from labkit.lab.telemetry_agent import TelemetryAgent, WatchedWorker
+from labkit.lab.reach import reach
+from labkit.lab.simulation import Simulation, simulated
+from labkit.lab.telemetry_agent import TelemetryAgent
 from labkit.lab.telling import Lines
-from labkit.load.probe import probe_apart
-from labkit.load.progress import UNSENT, LoadResult, Progress
+from labkit.lab.watch import OnSample, Watch
+from labkit.live.window import WINDOW_S
 from labkit.load.schedule import Schedule
-from labkit.load.served import fitted, served_length
-from labkit.load.target import Dialect, Target
-from labkit.measure.metrics import summarise
-from labkit.measure.records import Window
-from labkit.measure.saturation import Saturation
-from labkit.measure.warmup import cut_warmup
-from labkit.serve.deployment import Deployment, Resplit
+from labkit.serve.deployment import Deployment, Patience, Resplit
 from labkit.serve.engines.attach import Attached
-from labkit.serve.engines.base import Engine, EngineOptions
-from labkit.serve.engines.vllm import Vllm
-from labkit.serve.hardware import Node, inspect_node
-from labkit.serve.interpreter import engine_python, versions
-from labkit.serve.models import prepare
+from labkit.serve.engines.base import EngineOptions, Plan
+from labkit.serve.hardware import Node
 from labkit.spec import Model, Slo, Topology, Workload
-from labkit.store.run import Run, create_run
-
-#: Engines by the name that ``Lab(engine=…)`` takes; each is made from the interpreter that holds it.
-ENGINES: dict[str, Callable[[str], Engine]] = {"vllm": Vllm}
-
-#: What vLLM's servers take. Its router (0.1.17) drops ``continuous_usage_stats`` but passes ``return_token_ids`` on.
-_LAUNCHED = Dialect(continuous_usage=False, token_ids=True)
-_FOLLOW_S = 30.0
-_UNKNOWN_VOCAB = 1000
+from labkit.store.run import new_run
 
 
 class Lab:
     """Launch, measure, re-split, stop. A context manager: leaving it ends every process and closes the run.
 
         with Lab("demo", "2A", workload=Workload(isl=512, osl=32, rate=1.5, duration_s=40)) as lab:
-            print(lab.measure())
-            print(lab.resplit("1P1D"))
-            print(lab.measure())
+            print(lab.measure(), lab.resplit("1P1D"), lab.measure())
 
     Attributes:
         deployment: the workers and the router in front of them.
         run: the folder that keeps everything.
         workload: what ``measure`` sends where it is not told otherwise.
+        changes: of split and pool: where a drain stands, and its end.
     """
 
     _closed: bool = False
+    _watch: Watch | None = None
+    _simulation: Simulation | None = None
 
     def __init__(
         self,
@@ -80,6 +69,9 @@ class Lab:
         ready_timeout_s: float = 1800.0,
         progress: Callable[[str], None] | None = None,
         node: Node | None = None,
+        nodes: str | None = None,
+        placement: str = "spread",
+        patience: Patience | None = None,
     ) -> None:
         """Launch a deployment and start to record.
 
@@ -93,48 +85,43 @@ class Lab:
             name: the run's name; ``LABKIT_RUN_NAME``, or one made from date and kind, by default.
             kind: what the run is for: ``lab``, ``compare`` ….
             results: the folder that runs live in; ``LABKIT_RESULTS``, or ``results`` here, by default.
-            port: of the first router; a free one by default.
-            share: whether workers may share a GPU or core.
+            port, share: of the first router, a free one by default; whether workers may share a GPU or core.
             shards: processes that send the load; the lab says when one is not enough.
-            ready_timeout_s: longest wait for a worker.
+            ready_timeout_s, patience: longest wait for a worker; is told where the start stands, and may call it off.
             progress: takes a line for the user; they are printed by default.
             node: the hardware, inspected by default.
+            nodes: ``ray``, or the address of a Ray cluster, to have the workers on its nodes; here by default.
+            placement: of workers over these nodes: ``spread``, or ``pack`` on few.
 
         Raises:
             LabError: what was asked for cannot be had. No process is left; where one had been started, the run says why.
         """
         self._begin(workload, slo, progress)
         model = model if isinstance(model, Model) else Model(model)
-        wanted = Topology(topology)
-        if engine not in ENGINES:
-            raise SpecError(f"unknown engine {engine!r}", remedy=f"use one of {', '.join(ENGINES)}")
-        node = node or inspect_node()
-        python = str(engine_python())
-        found, made = versions(Path(python)), ENGINES[engine](python)
-        if lacking := made.missing(tuple(found)):
-            raise MissingEngine(
-                f"{lacking} is not installed for {python}",
-                remedy="run `make setup`, or let LABKIT_ENGINE_PYTHON name the interpreter that has it",
-            )
-        longest, grows = (workload.longest, workload.turns is not None) if workload else (None, False)
-        dtype = None if node.gpus else "float32"
-        manifest = facts.launched(
-            kind, engine, found, node, model, wanted, workload=workload, slo=self.slo, options=options or EngineOptions()
-        )
-        self.run = _new_run(results, name, manifest)
+        wanted, options = Topology(topology), options or EngineOptions()
+        made, found = engine_named(engine)
+        hosts = self._hosts = reach(nodes, placement, node, made, self.progress, lambda what: self.run.note(what, kind="fault"))
         try:
-            served = prepare(model, self.run.path / "model", isl_osl_max=longest, may_clip=grows, dtype=dtype)
-            gpus = None if node.gpus else ()
-            self._telemetry = TelemetryAgent.start(self.run.path, gpus=gpus)
-            self.deployment: Deployment | Attached = Deployment(
-                served, wanted, made, node,
-                logs=self.run.path / "logs", options=options, otlp_endpoint=self._telemetry.otlp_endpoint,
-                port=port, share=share, ready_timeout_s=ready_timeout_s, progress=self.progress,
+            self._simulation, hosts = simulated(engine, options, hosts)
+            self._hosts = hosts
+            manifest = facts.launched(kind, engine, found, hosts, model, wanted, workload=workload, slo=self.slo, options=options)
+            self.run = new_run(results, name, manifest)
+            held.take(self, hosts.node)
+            served = fitted(model, self.run.path / "model", hosts.node, workload)
+            if self._simulation is not None:
+                self.run.update(**self._simulation.kept(self.run.path))
+            self._launcher = Launcher(
+                model=served, hosts=hosts, logs=self.run.path / "logs", share=share,
+                ready_timeout_s=ready_timeout_s, progress=self.progress,
             )  # fmt: skip
-            self._vocab, self._dialect, self._max_model_len = served.vocab_size or _UNKNOWN_VOCAB, _LAUNCHED, served.max_model_len
+            self._launcher.check(made, wanted, options)
+            self._telemetry = begin_telemetry(self.run.path, hosts)
+            self._launcher.otlp_endpoint = self._telemetry.otlp_endpoint
+            self.deployment: Deployment | Attached = self._launcher.launch(made, wanted, options, port=port, patience=patience)
+            self._reach(served.vocab_size or UNKNOWN_VOCAB, ask=not made.dialect_known)
+            self._max_model_len = served.max_model_len
             self.run.update(served={"max_model_len": served.max_model_len, "dtype": served.dtype, "path": Path(served.path).name})
-            self._load = LoadFleet.start(self.run.path, shards=shards)
-            self._follow()
+            self._begin_loads(shards)
         except BaseException as error:
             self._fail(error)
             raise
@@ -149,7 +136,7 @@ class Lab:
         topology: Topology | str | None = None,
         accelerators: float = 0.0,
         accelerator: str = "GPU",
-        vocab: int = _UNKNOWN_VOCAB,
+        vocab: int = UNKNOWN_VOCAB,
         workload: Workload | None = None,
         slo: Slo | None = None,
         name: str | None = None,
@@ -162,8 +149,9 @@ class Lab:
         Args:
             url: base URL of an OpenAI-compatible server.
             model: the name that the server knows.
-            metrics: worker name → URL of its Prometheus page, where they can be reached.
-            topology: what is known of it; shown as declared, not verified.
+            metrics: worker name → URL of its Prometheus page, where they can be reached. A name such as ``prefill-0`` or
+                ``decode-0`` says the worker's role; ``router`` or ``frontend`` is the page of what stands before them.
+            topology: what is known of it; shown as declared, not verified. Gives roles to workers whose names say none.
             accelerators: how many it holds, for figures per accelerator; 0 where unknown.
             accelerator: ``GPU`` or ``core``.
             vocab: token ids below this are sent.
@@ -176,21 +164,20 @@ class Lab:
         lab._begin(workload, slo, progress)
         attached = Attached(url, model, metrics or {}, topology, accelerators, accelerator)
         manifest = facts.attached(model, attached.topology, workload=workload, slo=lab.slo)
-        lab.run = _new_run(results, name, manifest)
+        lab.run = new_run(results, name, manifest)
         try:
-            lab.deployment, lab._vocab = attached, vocab
-            target = Target(attached.url, attached.model.name, vocab, os.environ.get("OPENAI_API_KEY"))
-            lab._dialect = probe_apart(target, workload).dialect
-            lab._max_model_len = served_length(target)
+            lab.deployment = attached
+            lab._reach(vocab, ask=True)
+            lab._max_model_len = lab._endpoint.longest(attached)
             lab._telemetry = TelemetryAgent.start(lab.run.path, gpus=())
-            lab._load = LoadFleet.start(lab.run.path, shards=shards)
-            lab._follow()
+            lab._begin_loads(shards)
+            for doubt in attached.doubts:
+                lab.run.note(doubt)
+                lab.progress(f"  {doubt}")
         except BaseException as error:
             lab._fail(error)
             raise
         return lab
-
-    # Measure
 
     def measure(
         self,
@@ -203,9 +190,7 @@ class Lab:
         """Send a workload, wait for its end, keep it. Ctrl-C ends it early and keeps what was recorded.
 
         Args:
-            workload: the lab's own by default.
-            side: label that groups repeats; the split by default.
-            repeat: number within the side; the next one by default.
+            workload, side, repeat: the lab's own; label that groups repeats: the split; number within it: the next one.
             stop_when_saturated: end an open loop early once it surely outruns the server (``measure.saturation``); it is told,
                 noted and marked either way.
 
@@ -215,7 +200,7 @@ class Lab:
         load = self.load(workload, side=side, repeat=repeat, stop_when_saturated=stop_when_saturated)
         self.progress(f"{load.side} #{load.repeat + 1}: {workload or self.workload}")
         try:
-            return load.wait(self._tell)
+            return load.wait(self.progress.load)
         finally:
             self.progress.settle()
 
@@ -228,44 +213,112 @@ class Lab:
         stop_when_saturated: bool = False,
     ) -> RunningLoad:
         """Start a workload in the background, so that the split can change under it; ``wait`` gives the measurement."""
-        workload = workload or self.workload
-        if workload is None:
-            raise SpecError(
-                "this lab has no workload", remedy="pass one: lab.measure(Workload(isl=512, osl=32, rate=1.5, duration_s=40))"
-            )
         self._must_be_open()
-        for failure in self.deployment.failures:
-            raise failure
-        side = side or str(self.deployment.topology)
-        repeat = repeat if repeat is not None else sum(window.side == side for window in self.run.windows)
-        workload = fitted(workload, self._max_model_len)
-        notes = Schedule(workload).notes()
-        self._workloads[self._measurement] = workload
-        started = self._load.run(self._measurement, workload, first_request=self._next_request)
-        self._measurement += 1
-        self.run.note(f"load on {side}: {workload}", kind="load", data=workload.to_dict())
-        for note in notes:
-            self.run.note(note, data={"measurement": started.measurement})
-            self.progress(f"  {note}")
-        epoch, watch = self.deployment.epoch, watch_for(workload)
-        return RunningLoad(self, started, side, repeat, epoch, watch=watch, stop_when_saturated=stop_when_saturated)
+        return self._loads.begin(workload or self.workload, side=side, repeat=repeat, stop_when_saturated=stop_when_saturated)
 
-    def resplit(self, topology: Topology | str) -> Resplit:
+    def resplit(self, topology: Topology | str, *, keep_unused: bool = False) -> Resplit:
         """Change the split while load runs. The lab's load follows by itself; ``repr`` of the result holds the proof.
+
+        Workers that the split does not need end; with ``keep_unused`` they go on without a role until a split needs them.
 
         Raises:
             ResplitError: the split did not take effect, or cannot be changed here.
         """
-        self._must_be_open()
-        if isinstance(self.deployment, Attached):
-            raise self.deployment.refusal()
-        done = self.deployment.resplit(topology, on_switch=lambda _: self._follow())
-        *earlier, now = self.run.manifest["epochs"]
-        self.run.update(epochs=[*earlier, {**now, "verified": self.deployment.verified}])
-        self.run.note(str(done), kind="resplit", data={"switched_s": done.switched_s, "drained_s": done.drained_s})
-        return done
+        return self.change(topology, keep_unused=keep_unused)
 
-    # Read
+    def change(
+        self,
+        topology: Topology | str | None = None,
+        options: EngineOptions | None = None,
+        *,
+        in_place: bool = False,
+        keep_unused: bool = False,
+        drain_timeout_s: float | None = None,
+    ) -> Resplit:
+        """As ``resplit``, with other options for the workers too, which restarts them (see ``plan``).
+
+        Args:
+            topology, options, keep_unused: what there shall be, by default what there is; as for ``resplit``.
+            in_place: start workers again on the devices that they have, even where free ones would let others serve until then.
+            drain_timeout_s: longest wait for requests on the old router, by default three times what they take; they go on even
+                then, but those on workers that end. Ctrl-C meanwhile, or ``changes.call_off()``, lets the old split serve on.
+        """
+        self._must_be_open()
+        how = {"in_place": in_place, "keep_unused": keep_unused}
+        return self.changes.change(topology, options, drain_timeout_s=drain_timeout_s, **how)
+
+    def restart(self, worker: str) -> Resplit:
+        """Start a worker again, dead or not, while the others and the load go on."""
+        self._must_be_open()
+        return self.changes.restart(worker)
+
+    def plan(self, topology: Topology | str | None = None, options: EngineOptions | None = None, **how: bool) -> Plan:
+        """What ``change`` of the same arguments would do, take and cost, or why it is impossible; nothing is done."""
+        return self.changes.plan(topology, options, **how)
+
+    def switch(self, engine: str, topology: Topology | str | None = None) -> None:
+        """Let another engine (or the same, anew) serve with the same model and options on the same accelerators, in this run.
+
+        What serves ends first: each engine has the accelerators alone. The split is the present one by default.
+
+        Raises:
+            LabError: it is impossible, or a load runs, and nothing has changed; or it does not come up, and the lab is closed.
+        """
+        self._must_be_open()
+        before, made, wanted = self.changes.own, engine_named(engine)[0], Topology(topology or self.deployment.topology)
+        Simulation.of(engine, before.options, before.node)  # real and simulated workers do not meet in one run
+        self._launcher.check(made, wanted, before.options)
+        self._loads.must_be_over(f"{engine} takes the place of {self.engine}")
+        self.progress(f"{wanted} on {engine}: ends {self.engine}, and launches {engine} on the same accelerators")
+        try:
+            with self.changes.renewed(self._telemetry, self._load.pids):
+                there = self._launcher.launch(made, wanted, before.options, first_epoch=before.epoch + 1)
+                self.deployment = self._loads.deployment = self.changes.deployment = there
+                if self._watch is not None:
+                    self._watch.look_at(there)
+                self.probe()
+                self._follow()
+        except BaseException as error:
+            self.close(error)
+            raise
+        self.run.note(f"{wanted} serves on {engine}", kind="launch")
+
+    def probe(self) -> None:
+        """Ask what serves which fields it takes, and whether its transport delays first tokens; the run keeps the latter."""
+        self._endpoint.learn(self.deployment, self.engine)
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine that serves; ``attached`` where that is somebody else's."""
+        there = self.deployment
+        return "attached" if isinstance(there, Attached) else there.engine.name
+
+    def watch(self, on_sample: OnSample | None = None, *, hz: float = 4.0, window_s: float = WINDOW_S) -> Watch:
+        """Look at everything several times a second, in the background, until the watch is stopped or the lab closed.
+
+        A lab has one watch: one that still runs is stopped, and its history goes on in the new one.
+
+        Args:
+            on_sample: called with every ``live.Sample``, on a thread of the watch.
+            hz: how often.
+            window_s: seconds that the latencies and rates are of.
+
+        Raises:
+            LabError: the lab is closed, or a load shard is gone.
+        """
+        self._must_be_open()
+        if (before := self._watch) is not None:
+            before.stop()
+        self._watch = Watch(
+            self.run, self._load, self._telemetry, self.deployment, on_sample, hz=hz, slo=self.slo, window_s=window_s,
+            changing=lambda: self.changes.under_way, before=before,
+        )  # fmt: skip
+        return self._watch
+
+    @property
+    def watching(self) -> Watch | None:
+        """The watch, if there was one."""
+        return self._watch
 
     @property
     def url(self) -> str:
@@ -277,57 +330,18 @@ class Lab:
         """Telemetry that this node does not give, each with the reason."""
         return self._telemetry.missing
 
-    def first_sent_ns(self, epoch: int, timeout_s: float = _FOLLOW_S) -> int:
+    def first_sent_ns(self, epoch: int, timeout_s: float = FOLLOW_S) -> int:
         """The instant of the lab's first request to an epoch's router."""
         return self._load.first_sent_ns(epoch, timeout_s)
-
-    def keep(self, load: RunningLoad, result: LoadResult) -> Measurement:
-        """Keep the window of a load that has ended (``RunningLoad`` calls this)."""
-        deployment = self.deployment
-        workload = self._workloads[load.measurement]
-        window = Window(
-            measurement=load.measurement, side=load.side, topology=self._topology_of[load.epoch],
-            repeat=load.repeat, epoch=load.epoch,
-            start_ns=result.start_ns, measure_ns=result.measure_ns, stop_ns=result.stop_ns, end_ns=result.end_ns,
-            accelerators=deployment.accelerators, accelerator="GPU" if deployment.accelerator == "GPU" else "core",
-            workload=workload.to_dict(), stopped=load.stopped,
-        )  # fmt: skip
-        self._next_request = result.next_request
-        if workload.warmup == "auto":
-            window = cut_warmup(self.run.digest(), window)
-        self.run.add_window(window)
-        if result.unsent:
-            self.run.note(f"{result.unsent} {UNSENT}", data={"measurement": load.measurement})
-            self.progress(f"  {result.unsent} {UNSENT}")
-        self.run.update(telemetry_missing=self._telemetry.missing)
-        for failure in deployment.failures:
-            self.run.note(failure.what, kind="fault", t_ns=result.end_ns)
-            self.progress(str(failure))
-        return Measurement(self.run, window, self.slo, result.counts, result.stopped, result.unsent)
-
-    def saturated(self, load: RunningLoad, found: Saturation) -> None:
-        """Note that a load outruns its server (``RunningLoad`` calls this)."""
-        self.run.note(f"{load.side} #{load.repeat + 1} is {found}", data={"measurement": load.measurement, **asdict(found)})
-        self.progress(f"  {found}")
 
     def close(self, error: BaseException | None = None) -> None:
         """End load, telemetry and every worker; close the run. Harmless when done twice."""
         if self._closed:
             return
         self._closed = True
-        with ExitStack() as parts:  # an error or Ctrl-C in one does not keep the next from ending
-            for part in (self.deployment, self._telemetry, self._load):
-                parts.callback(part.close)
-        if error is None:
-            self.run.write_summary(self._summaries())
-            self.run.finish()
-            return
-        interrupted = isinstance(error, KeyboardInterrupt)
-        with suppress(StoreError):  # a full disk, say, has been told by the first error
-            self.run.write_summary(self._summaries())
-            self.run.finish("interrupted" if interrupted else "failed", reason="interrupted" if interrupted else str(error))
-        if interrupted:
-            self.progress(f"interrupted; what was recorded is in {self.run.path}")
+        ends = [*self._ends, self._loads.end, *([self._watch.stop] if self._watch is not None else [])]
+        close_all(ends)
+        finish(self.run, self.slo, error, self.progress)
 
     def __enter__(self) -> Self:
         return self
@@ -338,63 +352,47 @@ class Lab:
     def __repr__(self) -> str:
         return f"Lab  {self.deployment!r}\n  run {self.run.path}, {len(self.run.windows)} measurements, SLO {self.slo}"
 
-    # Inside
-
     def _begin(self, workload: Workload | None, slo: Slo | None, progress: Callable[[str], None] | None) -> None:
         if workload is not None:
             Schedule(workload)  # a trace that cannot be read is told before anything is launched
         self.workload, self.slo, self.progress = workload, slo or Slo(), Lines(progress)
-        self._measurement, self._next_request = 0, 0
-        self._workloads: dict[int, Workload] = {}
-        self._topology_of: dict[int, str] = {}
+
+    def _begin_loads(self, shards: int) -> None:
+        self._load = LoadFleet.start(self.run.path, shards=shards)
+        self._loads = Loads(
+            run=self.run, fleet=self._load, deployment=self.deployment, slo=lambda: self.slo, progress=self.progress,
+            missing=lambda: self._telemetry.missing, longest=self._max_model_len, simulation=self._simulation,
+        )  # fmt: skip
+        self.changes = Changes(
+            run=self.run,
+            deployment=self.deployment,
+            follow=self._follow,
+            watch_pool=lambda: watch_pool(self.deployment, self._load, self._telemetry),
+            mean_s=lambda: self._loads.mean_s,
+            state=self.progress.state,
+        )
+        self._follow()
 
     def _fail(self, error: BaseException) -> None:
-        """End what was started before a launch failed. The run says why, but where nothing could be started it goes too."""
+        """End what was started before a launch failed."""
         self._closed = True
-        with ExitStack() as parts:
-            for name in ("deployment", "_telemetry", "_load"):
-                if (part := getattr(self, name, None)) is not None:
-                    parts.callback(part.close)
-        if isinstance(error, SpecError | HardwareError | StoreError):
-            self.run.discard()
-            return
-        if isinstance(error, KeyboardInterrupt):
-            self.run.finish("interrupted", reason="interrupted")
-        else:
-            self.run.finish("failed", reason=error.what if isinstance(error, LabError) else repr(error))
+        close_all(self._ends)
+        if hasattr(self, "run"):
+            give_up(self.run, error)
+
+    @property
+    def _ends(self) -> list[Callable[[], None]]:
+        parts = (getattr(self, name, None) for name in ("_hosts", "_launcher", "deployment", "_telemetry", "_load"))
+        return [lambda: held.give_back(self), *(part.close for part in parts if part is not None)]
 
     def _must_be_open(self) -> None:
         if self._closed:
-            raise LaunchError(
-                f"this lab is closed; its run is {self.run.path}", remedy="launch a new one with Lab(model, topology)"
-            )
+            raise closed(self.run)
+
+    def _reach(self, vocab: int, *, ask: bool) -> None:
+        self._endpoint = Endpoint(run=self.run, workload=self.workload, vocab=vocab, tell=self.progress)
+        if ask:
+            self.probe()
 
     def _follow(self) -> None:
-        """Point load and telemetry at the split that serves now, and keep it as an epoch."""
-        deployment = self.deployment
-        folder = Path(deployment.model.path)
-        chat = self.workload is not None and self.workload.api == "chat"
-        self._load.target(
-            deployment.epoch, deployment.url, deployment.model.name, vocab=self._vocab, dialect=self._dialect,
-            api_key=None if deployment.verified else os.environ.get("OPENAI_API_KEY"),
-            tokenizer=folder if chat and (folder / "tokenizer.json").is_file() else None,
-        )  # fmt: skip
-        watched = [WatchedWorker(name, pid, metrics_url) for name, pid, metrics_url in deployment.watched]
-        self._telemetry.watch(watched, deployment.router_metrics, self._load.pids)
-        self._topology_of[deployment.epoch] = str(deployment.topology)
-        epoch = facts.epoch(deployment, start_ns=time.perf_counter_ns())
-        topologies = list(dict.fromkeys([*self.run.manifest["topologies"], str(deployment.topology)]))
-        self.run.update(epochs=[*self.run.manifest["epochs"], epoch], topologies=topologies)
-        self.run.note(f"epoch {deployment.epoch}: {deployment.topology}", kind="launch")
-
-    def _summaries(self) -> dict[str, Any]:
-        records = self.run.digest()
-        return {str(w.measurement): summarise(records, w, slo=self.slo).to_dict() for w in self.run.windows}
-
-    def _tell(self, now: Progress) -> None:
-        self.progress.state(f"  {now.sent} sent, {now.done} done, {now.failed} failed, {now.in_flight} in flight", now.t_ns)
-
-
-def _new_run(results: Path | str | None, name: str | None, manifest: dict[str, Any]) -> Run:
-    folder = Path(results or os.environ.get("LABKIT_RESULTS") or "results")
-    return create_run(folder, name or os.environ.get("LABKIT_RUN_NAME") or None, manifest)
+        self._endpoint.follow(self.deployment, self._load, self._telemetry)

@@ -2,7 +2,8 @@
 
 The two speak JSON lines over the process's stdin and stdout; keys travel there and nowhere else. The shard appends its own
 segments (``segments/requests-shardN.arrows``, ``segments/chunks-shardN.arrows``), so a slow or dead parent costs pictures,
-never records. The end of stdin means stop, flush and exit, whatever became of the parent; SIGINT is the parent's affair.
+never records; what it shows to who watches goes through a pipe of its own (``load.feed``). The end of stdin means stop, flush
+and exit, whatever became of the parent; SIGINT is the parent's affair.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from typing import Any, Final, NoReturn, Self
 
 import labkit
 from labkit.errors import LabError, LoadError
+from labkit.load.feed import Feed
 from labkit.load.progress import LoadResult, Progress
 from labkit.load.target import VLLM, Dialect, Target
 from labkit.spec import Workload
 
 _START_S: Final = 30.0
 _CLOSE_S: Final = 15.0
+_SILENT_S: Final = 2.0  # while it sends it tells its progress four times a second
 _RESTART: Final = "the run's records up to here are kept; start a new agent"
 
 
@@ -35,6 +38,7 @@ class LoadRun:
 
     Attributes:
         progress: the latest, ``None`` before the first (they come at 4 Hz).
+        next_request: the first request id that is free, once nothing more is sent.
     """
 
     def __init__(self, agent: LoadAgent, measurement: int) -> None:
@@ -43,6 +47,7 @@ class LoadRun:
         self.progress: Progress | None = None
         self.result: LoadResult | None = None
         self.error: LoadError | None = None
+        self.next_request: int | None = None
 
     def wait(self, timeout: float | None = None) -> LoadResult:
         """Block until every request has ended.
@@ -65,7 +70,26 @@ class LoadRun:
 
     def stop(self) -> None:
         """Send nothing more and cancel what is under way; ``wait`` then returns soon."""
-        self._agent.send({"do": "stop"})
+        self._agent.send({"do": "stop", "measurement": self.measurement})
+
+    def finish(self) -> None:
+        """Send nothing more and follow what is under way to its end; ``next_request`` is told soon."""
+        self._agent.send({"do": "finish", "measurement": self.measurement})
+
+    def must_be_heard(self) -> None:
+        """Raise LoadError where the shard has said nothing for seconds, though it should have."""
+        silent_s = self._agent.silent_s
+        if self.alive and silent_s > _SILENT_S:
+            who = f"load shard {self._agent.shard} (process {self._agent.pid})"
+            raise LoadError(
+                f"{who} has said nothing for {silent_s:.0f} s: it is stopped, or has no CPU",
+                remedy="let it go on (kill -CONT), or free cores; what it had recorded is kept",
+            )
+
+    @property
+    def sends(self) -> bool:
+        """Whether it may still send a request."""
+        return self.result is None and self.error is None and self.next_request is None
 
 
 class LoadAgent:
@@ -73,10 +97,11 @@ class LoadAgent:
 
     Attributes:
         first_sent: epoch → instant of this shard's first request to it.
+        feed: what it sends while it is watched.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], shard: int, log: Path, changed: threading.Condition) -> None:
-        self.shard = shard
+    def __init__(self, process: subprocess.Popen[bytes], shard: int, log: Path, changed: threading.Condition, feed: Feed) -> None:
+        self.shard, self.feed = shard, feed
         self.pid = process.pid
         self.on_progress: Callable[[Progress], None] | None = None
         self._process, self._log = process, log
@@ -84,7 +109,8 @@ class LoadAgent:
         self._send_lock = threading.Lock()
         self._ready = False
         self._gone = False
-        self._run: LoadRun | None = None
+        self._heard_s = time.monotonic()
+        self._runs: dict[int, LoadRun] = {}
         self.first_sent: dict[int, int] = {}
         self._drained: dict[int, int] = {}
         self._refusal: LoadError | None = None
@@ -112,7 +138,9 @@ class LoadAgent:
             LoadError: it did not become ready; the cause from its log is named.
         """
         log = run_dir / "logs" / f"load-shard{shard}.log"
+        receiving, sending = os.pipe()
         argv = [sys.executable, "-W", "ignore::RuntimeWarning:runpy", "-m", "labkit.lab.load_agent", str(run_dir), str(shard)]
+        argv.append(str(sending))
         if cores is not None:
             argv.append(",".join(map(str, cores)))
         home = str(Path(labkit.__file__).parent.parent)
@@ -123,11 +151,15 @@ class LoadAgent:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as errors:
                 process = subprocess.Popen(
-                    argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=env, start_new_session=True
-                )
+                    argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=env, start_new_session=True,
+                    pass_fds=(sending,),
+                )  # fmt: skip
         except OSError as error:
+            os.close(receiving)
             raise LoadError(f"cannot start a load shard for {run_dir}: {error}", remedy="check rights and free space") from error
-        agent = cls(process, shard, log, changed or threading.Condition())
+        finally:
+            os.close(sending)
+        agent = cls(process, shard, log, changed or threading.Condition(), Feed(receiving))
         try:
             agent.wait_for(lambda: agent._ready, _START_S, "the shard's start")
         except BaseException:
@@ -150,6 +182,7 @@ class LoadAgent:
         api_key: str | None = None,
         dialect: Dialect = VLLM,
         tokenizer: Path | None = None,
+        writes_at_once: bool = False,
     ) -> None:
         """From now on new requests go to ``url`` and carry ``epoch``; those under way stay where they are.
 
@@ -158,7 +191,7 @@ class LoadAgent:
                 small, an unreadable tokenizer) is raised by the next wait.
         """
         folder = str(tokenizer.resolve()) if tokenizer else None
-        target = Target(url, model, vocab, api_key, dialect, folder)
+        target = Target(url, model, vocab, api_key, dialect, folder, writes_at_once)
         self.send({"do": "target", "epoch": epoch, "target": target.to_dict()})
 
     def run(
@@ -180,15 +213,20 @@ class LoadAgent:
             start_ns: when to begin, so that shards begin together; at once by default.
 
         Raises:
-            LoadError: a measurement is running, or the shard died.
+            LoadError: a measurement is running that was not finished, or the shard died.
         """
-        running = self._run
-        if not self._gone and running is not None and running.result is None and running.error is None:
-            raise LoadError(f"measurement {running.measurement} is still running", remedy="wait for it, or stop it")
-        self._run = run = LoadRun(self, measurement)
+        for running in self._runs.values():
+            if not self._gone and running.sends:
+                raise LoadError(f"measurement {running.measurement} is still running", remedy="wait for it, or finish it")
+        self._runs = {number: one for number, one in self._runs.items() if one.result is None and one.error is None}
+        run = self._runs[measurement] = LoadRun(self, measurement)
         order = {"measurement": measurement, "workload": workload.to_dict(), "first_request": first_request}
         self.send({"do": "run", **order, "shards": shards, "start_ns": start_ns})
         return run
+
+    def watch(self, number: int) -> None:
+        """Let it send a live copy to ``feed``, for the watch of this number; 0: no more."""
+        self.send({"do": "watch", "number": number})
 
     def first_sent_ns(self, epoch: int, timeout: float | None = None) -> int:
         """The instant at which the first request of an epoch was sent; waits for it.
@@ -225,6 +263,7 @@ class LoadAgent:
         self._reader.join(_CLOSE_S)
         assert self._process.stdout is not None
         self._process.stdout.close()
+        self.feed.close()
 
     def __enter__(self) -> Self:
         return self
@@ -259,6 +298,11 @@ class LoadAgent:
                     )
                 self._changed.wait(left)
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds since it was heard."""
+        return time.monotonic() - self._heard_s
+
     def mourn(self) -> NoReturn:
         """Raise what became of a process that is gone."""
         raise self._death()
@@ -278,6 +322,7 @@ class LoadAgent:
         for line in self._process.stdout:
             progress = None
             with self._changed:
+                self._heard_s = time.monotonic()
                 try:
                     progress = self._heard(json.loads(line))
                 except (ValueError, KeyError, TypeError) as error:
@@ -291,7 +336,7 @@ class LoadAgent:
             self._changed.notify_all()
 
     def _heard(self, message: dict[str, Any]) -> Progress | None:
-        said, run = message.pop("said"), self._run
+        said, run = message.pop("said"), self._runs.get(message.pop("measurement", -1))
         match said:
             case "ready":
                 self._ready = True
@@ -305,6 +350,9 @@ class LoadAgent:
                 self.first_sent[message["epoch"]] = message["t_ns"]
             case "drained":
                 self._drained[message["epoch"]] = message["t_ns"]
+            case "finished":
+                assert run is not None
+                run.next_request = message["next_request"]
             case "result":
                 assert run is not None
                 run.result = LoadResult(**message)
@@ -318,14 +366,14 @@ class LoadAgent:
 
 
 def main() -> int:
-    """The process: ``RUN_DIR SHARD [CORES]``."""
+    """The process: ``RUN_DIR SHARD FEED [CORES]``."""
     from labkit.lab.load_process import serve
 
-    run_dir, shard, *cores = sys.argv[1:]
+    run_dir, shard, feed, *cores = sys.argv[1:]
     try:
         if cores:
             os.sched_setaffinity(0, {int(core) for core in cores[0].split(",")})
-        return serve(Path(run_dir), int(shard))
+        return serve(Path(run_dir), int(shard), int(feed))
     except (LabError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

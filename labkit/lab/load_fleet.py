@@ -12,18 +12,25 @@ from typing import Any, Final, Self
 
 from labkit.errors import LoadError, SpecError
 from labkit.lab.load_agent import LoadAgent, LoadRun
+from labkit.load.feed import Feed
 from labkit.load.progress import LoadResult, Progress
 from labkit.spec import Workload
 
 MOST_SHARDS: Final = 64
 _LEAD_NS: Final = 100_000_000  # the shards agree on a start that lies so far ahead
 _GRACE_S: Final = 60.0
+_FINISH_S: Final = 10.0
 
 
 class FleetRun:
-    """One measurement's load over all shards; it reads like a ``LoadRun``."""
+    """One measurement's load over all shards; it reads like a ``LoadRun``.
+
+    Attributes:
+        on_progress: called with where all shards stand together whenever one of them has told, on the thread that reads them.
+    """
 
     def __init__(self, fleet: LoadFleet, runs: Sequence[LoadRun]) -> None:
+        self.on_progress: Callable[[Progress], None] | None = None
         self._fleet, self._runs = fleet, runs
         self.measurement = runs[0].measurement
 
@@ -42,6 +49,11 @@ class FleetRun:
         """Whether every shard is there to end it."""
         return all(run.alive for run in self._runs)
 
+    @property
+    def over(self) -> bool:
+        """Whether every request has ended, or cannot be followed any more: ``wait`` does not wait then."""
+        return all(run.result is not None for run in self._runs) or any(_failed(run) for run in self._runs)
+
     def wait(self, timeout: float | None = None) -> LoadResult:
         """Block until every request has ended. One shard's failure stops the others.
 
@@ -49,7 +61,7 @@ class FleetRun:
             LoadError: a shard could not run its part, or died, or ``timeout`` seconds passed.
         """
         try:
-            self._fleet.agents[0].wait_for(self._over, timeout, f"the end of measurement {self.measurement}")
+            self._fleet.agents[0].wait_for(lambda: self.over, timeout, f"the end of measurement {self.measurement}")
             return merged_result([run.wait(0) for run in sorted(self._runs, key=_failed, reverse=True)])
         except LoadError:
             if any(_failed(run) for run in self._runs):
@@ -61,8 +73,24 @@ class FleetRun:
         for run in self._runs:
             run.stop()
 
-    def _over(self) -> bool:
-        return all(run.result is not None for run in self._runs) or any(_failed(run) for run in self._runs)
+    def finish(self) -> int:
+        """Send nothing more and follow what is under way to its end. Returns the first request id that is free then.
+
+        Raises:
+            LoadError: a shard is gone, or does not answer.
+        """
+        for run in self._runs:
+            run.finish()
+        ended = f"the last send of measurement {self.measurement}"
+        try:
+            self._fleet.agents[0].wait_for(lambda: not any(run.sends and run.alive for run in self._runs), _FINISH_S, ended)
+        except LoadError:
+            for run in self._runs:
+                if run.sends:
+                    run.must_be_heard()
+            raise
+        known = [run.next_request if run.result is None else run.result.next_request for run in self._runs]
+        return max((number for number in known if number is not None), default=0)
 
     def _end(self) -> None:
         """Let no shard go on when one cannot."""
@@ -75,6 +103,10 @@ class FleetRun:
 
 def _failed(run: LoadRun) -> bool:
     return run.error is not None or (run.result is None and not run.alive)
+
+
+#: Longest wait for the first request to a new split.
+FOLLOW_S: Final = 30.0
 
 
 class LoadFleet:
@@ -122,6 +154,21 @@ class LoadFleet:
         for agent in self.agents:
             agent.target(epoch, url, model, **settings)
 
+    @property
+    def feeds(self) -> tuple[Feed, ...]:
+        """What the shards send while they are watched."""
+        return tuple(agent.feed for agent in self.agents)
+
+    def watch(self, number: int) -> None:
+        """Let every shard send a live copy to its feed, for the watch of this number; 0: no more.
+
+        Raises:
+            LoadError: a shard is gone, and somebody wants to watch it.
+        """
+        for agent in self.agents:
+            if number or agent.alive:
+                agent.watch(number)
+
     def run(self, measurement: int, workload: Workload, *, first_request: int = 0) -> FleetRun:
         """Start the workload in the background, all shards at one instant; arguments as for ``LoadAgent.run``."""
         count = len(self.agents)
@@ -163,10 +210,13 @@ class LoadFleet:
         self.close()
 
     def _told(self, _: Progress) -> None:
-        run, tell = self._run, self.on_progress
-        if run is not None and tell is not None and (progress := run.progress) is not None:
-            with self._lock:
-                tell(progress)
+        run = self._run
+        if run is None or (progress := run.progress) is None:
+            return
+        with self._lock:
+            for tell in (run.on_progress, self.on_progress):
+                if tell is not None:
+                    tell(progress)
 
 
 def merged_progress(each: Sequence[Progress]) -> Progress | None:
@@ -184,6 +234,7 @@ def merged_progress(each: Sequence[Progress]) -> Progress | None:
         in_flight=sum(one.in_flight for one in each),
         in_flight_by_epoch=dict(by_epoch),
         output_tokens=sum(one.output_tokens for one in each),
+        begun=sum(one.begun for one in each),
     )
 
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 import uvloop
 
 from labkit.errors import LabError
+from labkit.load.feed import Tap
 from labkit.load.shard import Shard
 from labkit.load.target import Target
 from labkit.measure.records import CHUNKS, REQUESTS
@@ -31,6 +32,8 @@ _STDIN, _STDOUT = 0, 1
 _DROPPABLE: Final = "progress"
 _MOST_WAITING: Final = 64
 _LAST_WORDS_S: Final = 2.0
+#: With the half second that rows wait in the shard: no record is lost that is a second old, however this process ends.
+_FLUSH_S: Final = 0.4
 
 
 class Voice:
@@ -66,8 +69,8 @@ class Voice:
         return True
 
 
-def serve(run_dir: Path, shard: int) -> int:
-    """Obey orders until stdin ends; returns the exit code.
+def serve(run_dir: Path, shard: int, feed: int) -> int:
+    """Obey orders until stdin ends; returns the exit code. ``feed`` is the descriptor that takes the live copy.
 
     Raises:
         StoreError: the segments cannot be made.
@@ -78,39 +81,44 @@ def serve(run_dir: Path, shard: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     segments = run_dir / "segments"
     with (
-        SegmentWriter(segments / f"requests-shard{shard}.arrows", REQUESTS) as requests,
-        SegmentWriter(segments / f"chunks-shard{shard}.arrows", CHUNKS) as chunks,
+        SegmentWriter(segments / f"chunks-shard{shard}.arrows", CHUNKS, flush_s=_FLUSH_S) as chunks,
+        SegmentWriter(segments / f"requests-shard{shard}.arrows", REQUESTS, flush_s=_FLUSH_S, after=chunks) as requests,
     ):
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)  # a full collection in the middle of a burst would stamp its reads late
-        return uvloop.run(_obey(shard, requests, chunks))
+        return uvloop.run(_obey(shard, requests, chunks, Tap(feed, shard)))
 
 
-async def _obey(number: int, requests: SegmentWriter, chunks: SegmentWriter) -> int:
+async def _obey(number: int, requests: SegmentWriter, chunks: SegmentWriter, tap: Tap) -> int:
     voice = Voice(_STDOUT)
-    shard = Shard(shard=number, requests=requests, chunks=chunks, say=voice.say, nonce=secrets.token_hex(4))
+    shard = Shard(shard=number, requests=requests, chunks=chunks, say=voice.say, nonce=secrets.token_hex(4), tap=tap)
     orders: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, orders.put_nowait, None)
     threading.Thread(target=_listen, args=(loop, orders.put_nowait), daemon=True).start()
     voice.say({"said": "ready", "pid": os.getpid()})
-    running: asyncio.Task[None] | None = None
+    running: set[asyncio.Task[None]] = set()
     while (order := await orders.get()) is not None:
         try:
             match order["do"]:
                 case "target":
                     shard.target(order["epoch"], Target.from_dict(order["target"]))
                 case "run":
-                    running = asyncio.create_task(_run(shard, order, voice))
+                    running.add(task := asyncio.create_task(_run(shard, order, voice)))
+                    task.add_done_callback(running.discard)
                     await asyncio.sleep(0)  # let it begin, so that a stop right behind it finds something to stop
+                case "watch":
+                    shard.watch(order["number"])
+                case "finish":
+                    shard.finish(order["measurement"])
                 case "stop":
-                    shard.stop()
+                    shard.stop(order["measurement"])
         except LabError as error:
             voice.say({"said": "error", "do": order["do"], "what": error.what, "remedy": error.remedy})
     shard.stop()
-    if running is not None:
-        await running
+    if running:
+        await asyncio.wait(running)
     shard.close()
     deadline = loop.time() + _LAST_WORDS_S
     while not voice.push() and loop.time() < deadline:
@@ -119,6 +127,7 @@ async def _obey(number: int, requests: SegmentWriter, chunks: SegmentWriter) -> 
 
 
 async def _run(shard: Shard, order: dict[str, Any], voice: Voice) -> None:
+    failed = {"said": "error", "do": "run", "measurement": order["measurement"]}
     try:
         result = await shard.run(
             order["measurement"],
@@ -128,15 +137,13 @@ async def _run(shard: Shard, order: dict[str, Any], voice: Voice) -> None:
             start_ns=order["start_ns"],
         )
     except LabError as error:
-        voice.say({"said": "error", "do": "run", "what": error.what, "remedy": error.remedy})
+        voice.say({**failed, "what": error.what, "remedy": error.remedy})
     except Exception as error:  # the parent must not wait for an end that never comes
         traceback.print_exc()
         what = f"the load client failed: {type(error).__name__}: {error}"
-        voice.say(
-            {"said": "error", "do": "run", "what": what, "remedy": "its traceback is in the shard's log, logs/load-shard*.log"}
-        )
+        voice.say({**failed, "what": what, "remedy": "its traceback is in the shard's log, logs/load-shard*.log"})
     else:
-        voice.say({"said": "result", **asdict(result)})
+        voice.say({"said": "result", "measurement": order["measurement"], **asdict(result)})
 
 
 def _listen(loop: asyncio.AbstractEventLoop, put: Callable[[dict[str, Any] | None], None]) -> None:

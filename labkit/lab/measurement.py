@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from labkit.errors import LoadError
 from labkit.lab.load_fleet import FleetRun
+from labkit.lab.overload import Lookout
+from labkit.lab.residence import Residence
 from labkit.load.progress import LoadResult, Progress
 from labkit.measure.interference import Interference, Scope, interference
 from labkit.measure.metrics import Summary, of_measurement, summarise
+from labkit.measure.outcomes import CANCELLED, failures_in
 from labkit.measure.records import Records, Window
 from labkit.measure.saturation import BacklogWatch, Saturation
+from labkit.measure.simulated import simulated_head
 from labkit.measure.validity import Mark, marks_of
 from labkit.measure.warmup import aligned
 from labkit.spec import Slo
 from labkit.store.run import Run
 
 _TICK_S = 0.5
+_FINISHED = "by hand; what was under way was followed to its end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +65,13 @@ class Measurement:
 
     @property
     def failed(self) -> int:
-        """Requests that did not end well, in any phase."""
-        return sum(count for outcome, count in self.counts.items() if outcome != "ok")
+        """Requests that did not end well, in any phase; those that a stop cancelled are none of them."""
+        return failures_in(self.counts)
+
+    @property
+    def cancelled(self) -> int:
+        """Requests that were under way when the load was stopped, in any phase."""
+        return self.counts.get(CANCELLED, 0)
 
     @property
     def marks(self) -> list[Mark]:
@@ -73,6 +84,7 @@ class Measurement:
         marks = marks_of(records, window, self.run.manifest, summary)
         unit = window.accelerator
         asked = f"{sum(self.counts.values())}, {self.failed} failed"
+        asked += f", {self.cancelled} cancelled" if self.cancelled else ""
         asked += f", {self.unsent} later turns not sent" if self.unsent else ""
         early = f", stopped early: {window.stopped}" if window.stopped else ", stopped early" if self.stopped else ""
         rows = [
@@ -83,7 +95,7 @@ class Measurement:
             ("requests", f"{asked}{early}"),
             ("window", window_text(window)),
         ]
-        head = f"{window.side} (measurement {window.measurement}, {window.length_s:.0f} s)"
+        head = f"{simulated_head(unit)}{window.side} (measurement {window.measurement}, {window.length_s:.0f} s)"
         warnings = [f"  ! {mark.text}" for mark in marks if mark.severity == "warning"]
         return "\n".join([head, *(f"  {name:<9}{text}" for name, text in rows), *warnings])
 
@@ -106,7 +118,7 @@ def align(measurements: Sequence[Measurement]) -> list[Measurement]:
 
 
 class Followed(Protocol):
-    """What a running load reports to: the lab."""
+    """What a running load reports to."""
 
     def keep(self, load: RunningLoad, result: LoadResult) -> Measurement:
         """Keep the window of a load that has ended."""
@@ -116,13 +128,18 @@ class Followed(Protocol):
         """Note that a load outruns its server."""
         ...
 
+    def finished(self, load: RunningLoad, next_request: int) -> None:
+        """Note that a load sends nothing more, and which request id is free."""
+        ...
+
 
 class RunningLoad:
     """A load that runs in its shard. Leave its ``with`` block, or call ``wait``, to get the measurement.
 
     Attributes:
         result: the measurement; ``None`` while it runs.
-        saturation: that the load outruns the server, once it is certain. It is looked for while somebody waits.
+        saturation: that the load outruns the server, once it is certain. It is looked for whether or not somebody waits; it is
+            told where somebody does, or else where the load is read.
         stopped: why it was stopped before its time; empty where it was not.
     """
 
@@ -140,16 +157,33 @@ class RunningLoad:
         self.side, self.repeat, self.epoch = side, repeat, epoch
         self.measurement = load.measurement
         self.result: Measurement | None = None
-        self.saturation: Saturation | None = None
         self.stopped = ""
         self._lab, self._load = lab, load
-        self._watch, self._stop_when_saturated = watch, stop_when_saturated
-        self._begun_ns: int | None = None
+        self._lookout, self._stop_when_saturated = Lookout(watch), stop_when_saturated
+        self._residence = Residence()
+        self._telling, self._keeping = threading.Lock(), threading.Lock()
+        self._waited_for = self._told = False
+        load.on_progress = self._look
 
     @property
     def progress(self) -> Progress | None:
         """Where the load stands; comes four times a second."""
         return self._load.progress
+
+    @property
+    def over(self) -> bool:
+        """Whether every request of it has ended, as the shards say that sent them."""
+        return self.result is not None or self._load.over
+
+    @property
+    def mean_s(self) -> float | None:
+        """How long its requests are under way, on average over the last half minute; ``None`` where none ended."""
+        return self._residence.mean_s
+
+    @property
+    def saturation(self) -> Saturation | None:
+        """See above."""
+        return self._lookout.found
 
     def wait(self, each: Callable[[Progress], None] | None = None) -> Measurement:
         """Block until the last request has ended. An interrupt stops the load and keeps what was recorded.
@@ -161,22 +195,33 @@ class RunningLoad:
             LoadError: the load could not be run, or its process died.
         """
         if self.result is None:
+            self._waited_for = True
             try:
                 result = self._follow(each)
             except KeyboardInterrupt:
                 self.stopped = self.stopped or "interrupted"
                 self._load.stop()
-                self.result = self._lab.keep(self, self._load.wait(60.0))
+                self._keep(self._load.wait(60.0))
                 raise
-            self.result = self._lab.keep(self, result)
+            self._tell()
+            return self._keep(result)
         return self.result
 
     def stop(self) -> Measurement:
         """Send nothing more, cancel what is under way, and keep what was recorded."""
         if self.result is None:
-            self.stopped = self.stopped or "by hand"
+            self.stopped = "by hand" if self.stopped in ("", _FINISHED) else self.stopped
             self._load.stop()
         return self.wait()
+
+    def finish(self) -> None:
+        """Send nothing more, and let what is under way come to its end: another load may begin at once.
+
+        ``wait`` gives the measurement when the last request has ended.
+        """
+        if self.result is None and not self.stopped:
+            self.stopped = _FINISHED
+            self._lab.finished(self, self._load.finish())
 
     def __enter__(self) -> RunningLoad:
         return self
@@ -190,8 +235,15 @@ class RunningLoad:
     def __repr__(self) -> str:
         if self.result is not None:
             return repr(self.result)
-        now = self.progress
-        return f"<load on {self.side}: {now.sent} sent, {now.done} done>" if now else f"<load on {self.side}: starting>"
+        now, found = self.progress, self.saturation
+        stands = f"{now.sent} sent, {now.done} done" if now else "starting"
+        return f"<load on {self.side}: {stands}{f'; {found}' if found else ''}>"
+
+    def _keep(self, result: LoadResult) -> Measurement:
+        with self._keeping:  # one thread may wait while another stops
+            if self.result is None:
+                self.result = self._lab.keep(self, result)
+            return self.result
 
     def _follow(self, each: Callable[[Progress], None] | None) -> LoadResult:
         while True:
@@ -200,22 +252,28 @@ class RunningLoad:
             except LoadError:
                 if self._load.error is not None or not self._load.alive:
                     raise
-            if (now := self.progress) is not None:
-                self._look(now)
-                if each is not None:
-                    each(now)
+            self._tell()
+            if each is not None and (now := self.progress) is not None:
+                each(now)
 
     def _look(self, now: Progress) -> None:
-        if self._watch is None or self.stopped or self.saturation is not None:
+        """Called on the thread that reads the shards."""
+        self._residence.add(now)
+        if self.stopped or self.result is not None or not self._lookout.look(now):
             return
-        self._begun_ns = now.t_ns if self._begun_ns is None else self._begun_ns
-        self.saturation = self._watch.add((now.t_ns - self._begun_ns) / 1e9, now.sent, now.done, now.output_tokens)
-        if self.saturation is None:
-            return
-        self._lab.saturated(self, self.saturation)
         if self._stop_when_saturated:
             self.stopped = str(self.saturation)
             self._load.stop()
+        if not self._waited_for:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell the lab what was found, once."""
+        with self._telling:
+            if self.saturation is None or self._told:
+                return
+            self._told = True
+        self._lab.saturated(self, self.saturation)
 
 
 def _ms(summary: Mapping[str, float | None], p50: str, p99: str) -> str:

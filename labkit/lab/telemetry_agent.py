@@ -16,12 +16,15 @@ from typing import Final, Self
 
 import labkit
 from labkit.errors import LaunchError
+from labkit.live.gauges import Reading
 from labkit.telemetry.sampler import WatchedWorker
 from labkit.telemetry.spans import Progress
 
 __all__ = ["TelemetryAgent", "WatchedWorker"]
 
 _START_S: Final = 60.0
+#: Of ``missing``: the sampler itself.
+SAMPLER: Final = "telemetry"
 
 
 class TelemetryAgent:
@@ -36,7 +39,7 @@ class TelemetryAgent:
         self._process = process
         self._log = log
         self._on_progress = on_progress
-        self._latest: dict[tuple[str, str], float] = {}
+        self._latest: dict[tuple[str, str], Reading] = {}
         self._missing: dict[str, str] = {}
         self._heard = threading.Condition()
         self._closed = False
@@ -107,11 +110,16 @@ class TelemetryAgent:
         with self._heard:
             missing = dict(self._missing)
         if not self._closed and self._process.poll() is not None:
-            missing["telemetry"] = f"the sampler exited with code {self._process.returncode}: read {self._log}"
+            missing[SAMPLER] = f"the sampler exited with code {self._process.returncode}: read {self._log}"
         return missing
 
     def latest(self) -> dict[tuple[str, str], float]:
         """(source, metric) → the last value heard; it may be old where ``missing`` names the source."""
+        with self._heard:
+            return {key: reading.value for key, reading in self._latest.items()}
+
+    def readings(self) -> dict[tuple[str, str], Reading]:
+        """The same with the instant of each."""
         with self._heard:
             return dict(self._latest)
 
@@ -157,7 +165,8 @@ class TelemetryAgent:
             with self._heard:
                 self.otlp_endpoint = message.get("hello", self.otlp_endpoint)
                 self._missing = message.get("missing", self._missing)
-                self._latest.update({(source, metric): value for source, metric, value in message.get("latest", ())})
+                for source, t_ns, values in message.get("latest", ()):
+                    self._latest.update({(source, metric): Reading(t_ns, value) for metric, value in values.items()})
                 self._heard.notify_all()
         self._process.wait()
         with self._heard:

@@ -8,24 +8,18 @@ read) and ``progress``. End of file on stdin means that the parent is gone: flus
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from labkit.errors import StoreError
-from labkit.measure.records import TABLES
-from labkit.store.segments import SegmentWriter
+from labkit.lab.recorder import Recorder
 from labkit.telemetry.sampler import Sampler, WatchedWorker
-from labkit.telemetry.spans import Progress, RequestSpan
 
 _LATEST_S: Final = 0.25
-_FLUSH_S: Final = 0.5
 _QUIET_S: Final = 0.8  # longer than the workers' span export delay of 0.5 s
 
 
@@ -57,83 +51,8 @@ class _Outbox:
             self._waiting = b""  # nobody reads any more
 
 
-class _Recorder:
-    """The sampler's sink: rows to the segments, the newest values to the parent."""
-
-    def __init__(self, run_dir: Path, outbox: _Outbox) -> None:
-        self._tables = {table: _Rows(run_dir, table) for table in ("samples", "spans", "events")}
-        self._outbox = outbox
-        self._news: dict[tuple[str, str], float] = {}
-        self.faults: dict[str, str] = {}
-
-    def samples(self, t_ns: int, source: str, values: Mapping[str, float]) -> None:
-        rows = self._tables["samples"]
-        for metric, value in values.items():
-            rows.add(t_ns, source, metric, value)
-            self._news[source, metric] = value
-
-    def spans(self, spans: Sequence[RequestSpan]) -> None:
-        for span in spans:
-            self._tables["spans"].add(*asdict(span).values())
-
-    def note(self, t_ns: int, text: str) -> None:
-        self._tables["events"].add(t_ns, "note", text, None)
-
-    def progress(self, step: Progress) -> None:
-        ended_ns = step.start_ns + int(step.duration_s * 1e9)
-        text = f"{step.worker}: {step.name} took {step.duration_s:.2f} s"
-        self._tables["events"].add(ended_ns, "launch", text, json.dumps(asdict(step)))
-        self._outbox.send({"progress": asdict(step)})
-
-    def write(self) -> None:
-        """Move rows to the segments; what cannot be written is told, and the rest goes on."""
-        for table, rows in self._tables.items():
-            try:
-                rows.write()
-                self.faults.pop(f"segments/{table}", None)
-            except StoreError as error:
-                self.faults[f"segments/{table}"] = error.what
-
-    def tell(self, missing: Mapping[str, str]) -> None:
-        """Send the values that are new since the last time to the parent, if it listens."""
-        latest = [(source, metric, value) for (source, metric), value in self._news.items()]
-        if self._outbox.send({"latest": latest, "missing": {**missing, **self.faults}}, droppable=True):
-            self._news.clear()
-
-    def close(self) -> None:
-        self.write()
-        for rows in self._tables.values():
-            with contextlib.suppress(StoreError):
-                rows.close()
-
-
-class _Rows:
-    """Rows of one table on their way to its segment, which is made with the first of them."""
-
-    def __init__(self, run_dir: Path, table: str) -> None:
-        self._schema = TABLES[table]
-        self._path = run_dir / "segments" / f"{table}-telemetry.arrows"
-        self._writer: SegmentWriter | None = None
-        self._rows: list[tuple[Any, ...]] = []
-
-    def add(self, *row: Any) -> None:
-        self._rows.append(row)
-
-    def write(self) -> None:
-        if not self._rows:
-            return
-        if self._writer is None:
-            self._writer = SegmentWriter(self._path, self._schema, flush_s=_FLUSH_S)
-        rows, self._rows = self._rows, []
-        self._writer.append(dict(zip(self._schema.names, zip(*rows, strict=True), strict=True)))
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-
 async def _serve(run_dir: Path, config: dict[str, Any], commands: asyncio.StreamReader, outbox: _Outbox) -> None:
-    recorder = _Recorder(run_dir, outbox)
+    recorder = Recorder(run_dir, "telemetry", outbox.send)
     sampler = Sampler(recorder, **config)
     await sampler.start()
     outbox.send({"hello": sampler.receiver.endpoint})
@@ -149,7 +68,7 @@ async def _serve(run_dir: Path, config: dict[str, Any], commands: asyncio.Stream
     recorder.tell(sampler.missing)
 
 
-async def _publish(recorder: _Recorder, sampler: Sampler) -> None:
+async def _publish(recorder: Recorder, sampler: Sampler) -> None:
     while True:
         recorder.write()
         recorder.tell(sampler.missing)

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+from labkit.harmless import harmless
+from labkit.load.progress import Progress
+
 #: Nanoseconds between two states: seldom enough that drawing them costs the measured workers nothing.
 OVER_NS: Final = 2_000_000_000
 LINE_NS: Final = 5_000_000_000
@@ -30,18 +33,23 @@ class Lines:
     def __call__(self, line: str) -> None:
         """Tell a line that stays."""
         self.settle()
-        self._tell(line)
+        self._tell(harmless(line))
 
     def state(self, line: str, t_ns: int) -> None:
         """Tell where something stands at an instant, unless that was just told."""
         if t_ns - self._told_ns <= (OVER_NS if self._over else LINE_NS):
             return
         self._told_ns = t_ns
+        line = harmless(line)
         if self._over:
             print(f"\r{line:<{self._width}}", end="", flush=True)
             self._width = len(line)
         else:
             self._tell(line)
+
+    def load(self, now: Progress) -> None:
+        """Tell where a load stands."""
+        self.state(f"  {now.sent} sent, {now.done} done, {now.failed} failed, {now.in_flight} in flight", now.t_ns)
 
     def settle(self) -> None:
         """Let the last state stand; what anybody prints next is on a line of its own."""

@@ -4,7 +4,8 @@
 kept-alive response until the client's delayed ACK, some 40 ms of false TTFT; a fresh connection starts in quick-ACK mode and
 sees none of it. The price, a connect per request, falls before ``sent_ns`` (the instant at which the bytes are handed to the
 connection), so it counts as send lag and never as TTFT. With https the handshake costs round trips and CPU that would
-delay other streams: there, connections that ended cleanly are kept and used again.
+delay other streams: there, connections that ended cleanly are kept and used again, and the client acknowledges every read at
+once, so that no server waits for it (``tls``).
 
 Nothing a server does raises: every request ends as a ``Reply`` with an outcome and a reason.
 """
@@ -12,24 +13,26 @@ Nothing a server does raises: every request ends as a ``Reply`` with an outcome 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any, Final
 
 from labkit.load.events import Choice, ChunkLog, text_of
+from labkit.load.intake import Intake
 from labkit.load.reader import Reader
 from labkit.load.stream import REASON_KEPT as _REASON_KEPT
 from labkit.load.stream import Stream
 from labkit.load.target import Target
-from labkit.load.wire import TlsFeed, Wire
+from labkit.load.tls import TlsReads, connect_tls
+from labkit.load.wire import Wire
+from labkit.measure.outcomes import CANCELLED
 from labkit.measure.records import Outcome
 
 _LINGER_S: Final = 1.0
-_HANDSHAKE_S: Final = 10.0  # a server that speaks no TLS would be waited for in vain
 
 
 @dataclass(slots=True)
@@ -73,17 +76,18 @@ class Client:
         count_text: Callable[[str], int] | None = None,
     ) -> None:
         self.target = target
+        self._key = _pattern_of(target.api_key or "")
         self._log = log
         self._on_sent = on_sent
         self._count_text = count_text
         self.keep_answers = False
         self._tls = ssl.create_default_context() if target.tls else None
-        self._reader: Reader | None = None
+        self._intake = Intake(log)
+        self._reader: Reader[Wire] | None = None
+        self._tls_reads: TlsReads | None = None
         self._addresses: list[str] = []
         self._idle: list[Wire] = []
         self._open: set[Wire] = set()
-        self._ripe: deque[Wire] = deque()
-        self._unripe: deque[Wire] = deque()
 
     async def request(self, head: bytes, body: bytes, *, request: int, osl: int, timeout_s: float) -> Reply:
         """Send one request and follow its stream to the end.
@@ -116,7 +120,7 @@ class Client:
                 reply.outcome, reply.reason = "timeout", f"no end within {timeout_s:g} s"
         except asyncio.CancelledError:
             self._note(wire, reply)
-            reply.outcome, reply.reason = "cancelled", "stopped by the lab"
+            reply.outcome, reply.reason = CANCELLED, "stopped by the lab"
         except OSError as error:
             reply.outcome, reply.reason = "refused", _connect_reason(error)
         if reply.end_ns is None:
@@ -125,30 +129,19 @@ class Client:
             self._release(wire, keep=reply.outcome == "ok")
         return reply
 
+    def catch_up(self) -> None:
+        """Read whatever has come in up to now; over https, what the event loop has read."""
+        if self._reader is not None:
+            self._reader.read()
+        if self._tls_reads is not None:
+            self._tls_reads.flush()
+
     async def resolve(self) -> None:
         """Look the host up once; raises OSError where that fails."""
         if not self._addresses:
             loop = asyncio.get_running_loop()
             found = await loop.getaddrinfo(self.target.host, self.target.port, type=socket.SOCK_STREAM)
             self._addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-    def settle(self) -> None:
-        """Parse what has been read, one connection after the other and between reads, so that no instant comes late."""
-        if not self._unripe:
-            idle = not self._ripe
-            self._unripe.extend(wire for wire in self._open if wire.used and not wire.stream.over)
-            if idle and self._unripe:
-                asyncio.get_running_loop().call_soon(self._settle_next)
-
-    def _settle_soon(self, wire: Wire) -> None:
-        if not (self._ripe or self._unripe):
-            asyncio.get_running_loop().call_soon(self._settle_next)
-        self._ripe.append(wire)
-
-    def _settle_next(self) -> None:
-        (self._ripe or self._unripe).popleft().settle()
-        if self._ripe or self._unripe:
-            asyncio.get_running_loop().call_soon(self._settle_next)
 
     def close(self) -> None:
         """Drop every connection."""
@@ -181,19 +174,13 @@ class Client:
         raise ConnectionRefusedError(f"no address of {self.target.host} answers")
 
     async def _open_to(self, address: str) -> Wire:
-        wire = Wire(self._settle_soon)
+        wire = Wire()
         if self._tls is None:
-            self._reader = self._reader or Reader()
+            self._reader = self._reader or Reader(self._intake.take, late_acks=self.target.writes_at_once)
             wire.transport = await self._reader.connect(address, self.target.port, wire)
         else:
-            wire.transport, _ = await asyncio.get_running_loop().create_connection(
-                lambda: TlsFeed(wire),
-                address,
-                self.target.port,
-                ssl=self._tls,
-                server_hostname=self.target.host,
-                ssl_handshake_timeout=_HANDSHAKE_S,
-            )
+            reads = self._tls_reads = self._tls_reads or TlsReads(self._intake.take)
+            wire.transport = await connect_tls(wire, reads, address, self.target.port, self._tls, self.target.host)
         return wire
 
     def _send(self, wire: Wire, reply: Reply, data: bytes, request: int) -> None:
@@ -227,10 +214,12 @@ class Client:
         """Take over what is known of a stream, whole or not."""
         if wire is None or reply.sent_ns is None:
             return
+        if self._tls_reads is not None:
+            self._tls_reads.flush()
         stream = wire.stream
-        stream.settle()
         reply.end_ns = stream.end_ns
-        reply.http_status, reply.done, reply.server_id = stream.http.status, stream.done, stream.server_id
+        reply.http_status, reply.done = stream.http.status, stream.done
+        reply.server_id = stream.server_id and self._without_key(stream.server_id)
         count = stream.count
         reply.prompt_tokens = count.prompt_tokens
         reply.output_tokens, reply.tokens_from = count.total()
@@ -245,12 +234,15 @@ class Client:
         http, count = stream.http, stream.count
         status, output = http.status, reply.output_tokens
         if status is not None and status != 200 and (http.error is None or stream.error_body):
-            said = stream.error_body.decode(errors="replace").strip()
+            said = self._without_key(stream.error_body.decode(errors="replace").strip())
             reply.outcome, reply.reason = "http_error", f"HTTP {status}: {said}"[:_REASON_KEPT]
         elif stream.broken is not None:
             reply.outcome, reply.reason = "bad_stream", stream.broken
         elif stream.failure is not None:
-            reply.outcome, reply.reason = "http_error", f"error within the stream: {stream.failure}"[:_REASON_KEPT]
+            reply.outcome, reply.reason = (
+                "http_error",
+                f"error within the stream: {self._without_key(stream.failure)}"[:_REASON_KEPT],
+            )
         elif http.error is not None:  # after the events: they came before the framing broke
             reply.outcome, reply.reason = "bad_stream", http.error
         elif not stream.done:
@@ -261,8 +253,24 @@ class Client:
                 reply.outcome, reply.reason = "cut", _cut_reason(wire, output, osl)
         elif self.target.dialect.ignore_eos and output is not None and output < osl:
             reply.outcome, reply.reason = "short", f"{output} of {osl} tokens"
+        elif output is not None and count.listed > output:  # or throughput would be too good
+            reply.outcome = "bad_stream"
+            reply.reason = f"its events list {count.listed} tokens and the server counts {output}: some came twice"
         elif not count.token_chunks and not output:
             reply.outcome, reply.reason = "short", f"[DONE] without any of {osl} tokens"
+        reply.reason = None if reply.reason is None else self._without_key(reply.reason)
+
+    def _without_key(self, said: str) -> str:
+        """What a server says may repeat the key that it was sent, and the end of what it says may be cut off."""
+        return said if self._key is None else self._key.sub("[redacted]", said)
+
+
+def _pattern_of(key: str) -> re.Pattern[str] | None:
+    """A key wherever it is repeated, also the beginning of a long one; none of a word that hides nothing, such as ``EMPTY``."""
+    least, kept = 8, 12
+    if len(key) < least:
+        return None
+    return re.compile(re.escape(key) if len(key) <= kept else rf"{re.escape(key[:kept])}[\x21\x23-\x26\x28-\x5b\x5d-\x7e]*")
 
 
 def _cut_reason(wire: Wire, output: int | None, osl: int) -> str:

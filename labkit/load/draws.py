@@ -7,6 +7,7 @@ arrivals alone, a longer warm-up leaves the measured requests alone, and any num
 from __future__ import annotations
 
 from enum import IntEnum
+from hashlib import shake_128
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -50,6 +51,17 @@ class Piece(NamedTuple):
     phase: LoadPhase
     key: int
     tokens: int
+
+
+def contents(seed: int, piece: Piece, choices: int) -> Integers:
+    """A number in [0, ``choices``) for each token of a piece, int64, uniform to 2⁻³².
+
+    They are the output of SHAKE128, an extendable function, on what names the piece: a longer piece begins like a shorter one,
+    no two pieces have more in common than chance allows, and no version of NumPy changes them.
+    """
+    name = f"{seed} {int(piece.draw)} {_PHASE_KEY[piece.phase]} {piece.key}"
+    words = np.frombuffer(shake_128(name.encode()).digest(4 * piece.tokens), "<u4")
+    return (words.astype(np.uint64) * np.uint64(choices) >> np.uint64(32)).astype(np.int64)
 
 
 def clip(isl: Integers, osl: Integers, limit: int | None) -> tuple[Integers, Integers]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
-from operator import sub
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -95,50 +93,35 @@ class TokenCount:
         if usage.completion_tokens is not None:
             self.completion_tokens = usage.completion_tokens
 
-    def usual(self, events: list[Event]) -> tuple[list[int], list[str]] | None:
-        """Tokens and text of a run of events that are all alike, counted at one go: the hot path.
+    def usual(self, usage: Usage | None, token_ids: list[int] | None) -> int:
+        """The tokens of a chunk like those before it: the same as ``chunk`` would say of it.
 
-        Alike are events with a choice each, no error, and either a usage that grows with every one, or a list of token ids
-        in every one. Events behind the last with a choice (the final usage) are left over.
+        That is one whose usage grows, or of a server that lists token ids and sends no usage.
 
         Returns:
-            The same as ``chunk`` would say of each from the first on; ``None``, with nothing changed, where they are not
-            like that.
+            At least 1; 0, with nothing counted, where it is not like that.
         """
-        while events and not events[-1].choices:
-            events = events[:-1]
-        n, before = len(events), self.completion_tokens
-        try:
-            choices = [event.choices[0] for event in events]  # type: ignore[index]
-        except (TypeError, IndexError):
-            return None
-        listed = [choice.token_ids for choice in choices]
-        usages = [event.usage for event in events]
-        if [event.error for event in events].count(None) != n or self._gap:
-            return None
-        unlisted = listed.count(None)
-        if unlisted in (0, n) and usages.count(None) == 0 and (before is not None or not self._uncounted):
-            try:
-                now = [usage.completion_tokens for usage in usages]  # type: ignore[union-attr]
-                tokens = list(map(sub, now, [before or 0, *now[:-1]]))
-            except (TypeError, AttributeError):
-                return None
-            if min(tokens, default=0) < 1:
-                return None
-            prompts = (usage.prompt_tokens for usage in reversed(usages) if usage is not None)
-            self.prompt_tokens = next((count for count in prompts if count is not None), self.prompt_tokens)
-            self.completion_tokens = now[-1]
-            self.listed += 0 if unlisted else sum(map(len, listed))  # type: ignore[arg-type]
-            self.token_chunks += n
-        elif usages.count(None) == n and not unlisted:
-            tokens = list(map(len, listed))  # type: ignore[arg-type]
-            self.listed += sum(tokens)
-            self._uncounted += n
-            self.token_chunks += n - tokens.count(0)
+        before = self.completion_tokens
+        if self._gap:
+            return 0
+        if usage is not None:
+            now = usage.completion_tokens
+            if now is None or before is None or now <= before:
+                return 0
+            tokens, self.completion_tokens = now - before, now
+            if usage.prompt_tokens is not None:
+                self.prompt_tokens = usage.prompt_tokens
+            if token_ids is not None:
+                self.listed += len(token_ids)
         else:
-            return None
-        self.chunks += n
-        return tokens, [choice.text or text_of(choice) for choice in choices]
+            if not token_ids:
+                return 0
+            tokens = len(token_ids)
+            self.listed += tokens
+            self._uncounted += 1
+        self.chunks += 1
+        self.token_chunks += 1
+        return tokens
 
     def chunk(self, choice: Choice, usage: Usage | None, has_text: object) -> int:
         """The tokens of an event with a choice; ``UNKNOWN`` where the server does not say. ``has_text`` is read for its truth."""
@@ -181,12 +164,17 @@ class ChunkLog:
     def __init__(self) -> None:
         self._request, self._t_ns, self._tokens, self._text = array("q"), array("q"), array("q"), array("b")
 
-    def extend(self, request: int, t_ns: Sequence[int], tokens: Sequence[int], text: Sequence[bool]) -> None:
-        """Take chunks of one request; ``tokens`` may be ``UNKNOWN``, ``text`` says whether any came with it."""
-        self._request.extend([request] * len(t_ns))
-        self._t_ns.extend(t_ns)
-        self._tokens.extend(tokens)
-        self._text.extend(text)
+    def add(self, request: int, t_ns: int, tokens: int, text: bool) -> None:
+        """Take a chunk; ``tokens`` may be ``UNKNOWN``, ``text`` says whether any came with it."""
+        self._request.append(request)
+        self._t_ns.append(t_ns)
+        self._tokens.append(tokens)
+        self._text.append(text)
+
+    def holders(self) -> npt.NDArray[np.int64]:
+        """Requests of which a chunk with tokens is here: text decides where their number is unknown."""
+        tokens, text = np.array(self._tokens, np.int64), np.array(self._text, np.int8) != 0
+        return np.unique(np.array(self._request, np.int64)[(tokens > 0) | ((tokens == UNKNOWN) & text)])
 
     def take(self) -> tuple[dict[str, npt.NDArray[Any] | list[int | None]], int]:
         """The rows as columns of ``records.CHUNKS``, and their known tokens; the log is empty afterwards."""

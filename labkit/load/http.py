@@ -82,6 +82,11 @@ class ResponseParser:
         self._look()
         return stop + 4
 
+    def end(self) -> None:
+        """The last chunk came, where ``between`` holds, and nothing behind it."""
+        self._finish()
+        self.between = False
+
     def eof(self) -> None:
         """The connection has ended. A body that lasts until the close is complete then, any other is not."""
         if self._state is _State.UNTIL_CLOSE:

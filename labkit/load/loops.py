@@ -34,7 +34,7 @@ class Launched(Protocol):
 
     scheduled_ns: int
     reply: Reply | None
-    task: asyncio.Task[Reply]
+    ended: asyncio.Future[None]
 
 
 class Host(Protocol):
@@ -180,7 +180,7 @@ class Loops:
     async def _go_on(self, talk: Talk, launched: Launched) -> Launched:
         """Wait for the answer, and take the conversation to its end; returns the last request."""
         while True:
-            await asyncio.wait([launched.task])
+            await launched.ended
             reply = launched.reply
             if not talk.left or reply is None or reply.end_ns is None or self._stopping.is_set():
                 return launched

@@ -8,18 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
 
-import msgspec
-
 from labkit.errors import LoadError
 from labkit.load.client import Client, Reply
 from labkit.load.events import ChunkLog
-from labkit.load.prompts import token_range
-from labkit.load.target import OPENAI, VLLM, Dialect, Requests, Target, message
+from labkit.load.target import OPENAI, VLLM, Dialect, Requests, Target
+from labkit.load.transport import OUTPUT_TOKENS, PROBE_ID, check_transport, short_body
+from labkit.measure.transport import Transport
 from labkit.spec import Workload
 from labkit.spec.workload import Api
 
-_PROMPT_TOKENS: Final = 8
-_OUTPUT_TOKENS: Final = 3
 _REFUSALS: Final = (400, 422)  # what a server answers to a field that it does not know
 
 
@@ -30,18 +27,36 @@ class Probe:
     Attributes:
         dialect: the richest one that it took.
         notes: what follows for the measurement, a sentence each; empty for a server that takes everything.
+        transport: whether the transport delays first tokens; ``None`` where that was not looked for, or cannot be told.
     """
 
     dialect: Dialect
     notes: tuple[str, ...]
+    transport: Transport | None = None
+
+    @property
+    def writes_at_once(self) -> bool:
+        """Whether the server is known to wait for no acknowledgement."""
+        return self.transport is not None and self.transport.writes_at_once
+
+    def with_transport(self, transport: Transport | None) -> Probe:
+        """The same with what the transport does, among the notes where it delays anybody."""
+        mark = transport.mark if transport is not None else None
+        return replace(self, transport=transport, notes=self.notes if mark is None else (*self.notes, mark.text))
 
 
 def probe_apart(target: Target, workload: Workload | None) -> Probe:
-    """``probe`` for a workload, from a thread in which an event loop is running, as in a notebook's cell; it blocks."""
+    """``probe`` for a workload, and a look at the transport, in a thread: one with a running event loop may call it, as a
+    notebook's does; it blocks."""
     api: Api = workload.api if workload is not None else "completions"
     token_ids = workload is not None and workload.needs_token_ids
+
+    def look() -> Probe:
+        found = asyncio.run(probe(target, api=api, token_ids=token_ids))
+        return found.with_transport(check_transport(replace(target, dialect=found.dialect), api))
+
     with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(lambda: asyncio.run(probe(target, api=api, token_ids=token_ids))).result()
+        return thread.submit(look).result()
 
 
 async def probe(target: Target, *, api: Api, timeout_s: float = 60.0, token_ids: bool = False) -> Probe:
@@ -89,7 +104,7 @@ async def _richer(
     elif token_ids or not counted:
         listed = replace(dialect, token_ids=True)
         again, counted_so = await _try(replace(target, dialect=listed), api, timeout_s)
-        told = sum(len(choice.token_ids or ()) for choice in again.answer or ()) >= _OUTPUT_TOKENS
+        told = sum(len(choice.token_ids or ()) for choice in again.answer or ()) >= OUTPUT_TOKENS
         if again.outcome == "ok" and again.chunks and counted_so and (told or not token_ids):
             return Probe(listed, tuple(notes))
     if not counted:
@@ -111,17 +126,14 @@ def _ladder(api: Api) -> Iterator[Dialect]:
 
 async def _try(target: Target, api: Api, timeout_s: float) -> tuple[Reply, bool]:
     """What came back, and whether the tokens of its chunks are known: chunks without text count too, they may hold tokens."""
-    requests = Requests(target, Workload(isl=_PROMPT_TOKENS, osl=_OUTPUT_TOKENS, concurrency=1, requests=1, api=api))
-    low, high = token_range(target.vocab)
-    ids = [high - 1, *range(low, low + _PROMPT_TOKENS - 1)]
-    prompt = message("user", "Count to three.") if api == "chat" else msgspec.json.encode(ids)[1:-1]
-    body = requests.of_parts([prompt], _OUTPUT_TOKENS)
+    body = short_body(target, api)
+    requests = Requests(target, Workload(isl=1, osl=1, concurrency=1, requests=1, api=api))
     log = ChunkLog()
     client = Client(target, log)
     client.keep_answers = True
-    head = requests.head(body, "labkit-probe")
+    head = requests.head(body, PROBE_ID)
     try:
-        reply = await client.request(head, body, request=0, osl=_OUTPUT_TOKENS, timeout_s=timeout_s)
+        reply = await client.request(head, body, request=0, osl=OUTPUT_TOKENS, timeout_s=timeout_s)
     finally:
         client.close()
     if reply.outcome == "cancelled":

@@ -24,7 +24,13 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a shard stands. Counts are those of the current measurement, but ``in_flight*``, which are all there is."""
+    """Where a shard stands. Counts are those of the current measurement, but ``in_flight*``, which are all there is.
+
+    Attributes:
+        done: have ended, well or not.
+        failed: of them; those that a stop cancelled are none.
+        begun: requests of which a first token came, or that ended without one.
+    """
 
     t_ns: int
     sent: int
@@ -33,6 +39,7 @@ class Progress:
     in_flight: int
     in_flight_by_epoch: dict[int, int]
     output_tokens: int
+    begun: int
 
 
 @dataclass(frozen=True, slots=True)

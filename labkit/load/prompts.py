@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labkit.errors import LoadError
-from labkit.load.draws import Draw, Piece, rng
+from labkit.load.draws import Draw, Piece, contents, rng
 
 _TEXT: Final = (
     "time year people way day man thing woman life child world school state family student group country problem hand part "
@@ -100,8 +100,8 @@ class Prompts:
 
     def token_ids(self, pieces: Sequence[Piece]) -> npt.NDArray[np.int64]:
         """The token ids of all pieces, int64."""
-        drawn = [self._generator(piece).integers(self._low, self._high, piece.tokens) for piece in pieces]
-        return drawn[0] if len(drawn) == 1 else np.concatenate(drawn)
+        drawn = [contents(self._seed, piece, self._high - self._low) for piece in pieces]
+        return self._low + (drawn[0] if len(drawn) == 1 else np.concatenate(drawn))
 
     def encoded_ids(self, pieces: Sequence[Piece]) -> bytes:
         """The same as JSON without the array's brackets. Pieces that prompts share are kept: long prompts are made of them."""
@@ -119,10 +119,10 @@ class Prompts:
         words, isl = self._words, sum(piece.tokens for piece in pieces)
         picked: list[str] = []
         for piece in pieces:
-            generator = self._generator(piece)
-            picked += [words[i] for i in generator.integers(0, len(words), piece.tokens).tolist()]
+            picked += [words[i] for i in contents(self._seed, piece, len(words)).tolist()]
         if self._tokenizer is None:
             return " ".join(picked)
+        generator = rng(self._seed, pieces[-1].draw, pieces[-1].phase, pieces[-1].key)
         best, error = " ".join(picked), None
         for _ in range(_CORRECTIONS):
             text = " ".join(picked)
@@ -138,9 +138,6 @@ class Prompts:
             else:
                 picked += [words[i] for i in generator.integers(0, len(words), -surplus).tolist()]
         return best
-
-    def _generator(self, piece: Piece) -> np.random.Generator:
-        return rng(self._seed, piece.draw, piece.phase, piece.key)
 
     def count(self, text: str) -> int:
         """Tokens of a text, special tokens not added."""

@@ -1,34 +1,28 @@
-"""What the reads of one streamed response say: pure, neither I/O nor clock.
+"""What one streamed response says: pure, neither I/O nor clock.
 
-The work is split in two. ``take`` is all that happens when bytes arrive: they are kept with their instant, so that parsing
-never delays the stamp of another stream. ``settle`` parses what was kept, many reads at once: reads that hold whole events in
-whole chunks, as nearly all do, are checked and cut with a handful of calls for all of them together; any other read
-goes through the incremental parsers. Both ways give the same rows.
+``feed`` takes any read, whatever its splits. Nearly every read is whole events in whole chunks, though: those of all streams are
+taken together by ``intake``, which asks ``begin`` and ``usual`` and hands over each ``event``. Both ways give the same rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import repeat
 from typing import Final
 
 import msgspec
 
 from labkit.load.events import Choice, ChunkLog, Event, TokenCount, decode, text_of
-from labkit.load.http import CHUNK_SIZES, ResponseParser
+from labkit.load.http import ResponseParser
 from labkit.load.sse import EventSplitter
 
-_BODY_KEPT: Final = 1000
+#: How nearly every stream ends: ``[DONE]`` in a chunk of its own, and the last chunk.
+LAST: Final = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 REASON_KEPT: Final = 300
-_MOST_KEPT: Final = 64
+_BODY_KEPT: Final = 1000
 _MOST_PIECES: Final = 1_000_000
-_USUAL_END: Final = b"}\n\n\r\n"
-_USUAL_LAST: Final = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
-_SIZE_OF: Final = CHUNK_SIZES.get
 
 
 class Stream:
-    """One response: its chunk rows go to ``log``, what it amounts to is in the attributes once ``settle`` was called.
+    """One response: its chunk rows go to ``log``, what it amounts to is in the attributes.
 
     Args:
         request: id of the chunk rows.
@@ -36,8 +30,11 @@ class Stream:
         keep: keep what was answered.
 
     Attributes:
+        request: see above.
         http: status, headers and framing.
         count: what is known of token counts.
+        usual: the next read begins a chunk and an event of an answer that is under way.
+        plain: of its events only the tokens are of interest: it goes on, its name is known, and nothing is kept.
         reads: whether anything came.
         over: nothing that still comes is of interest.
         done: ``[DONE]`` came.
@@ -50,12 +47,8 @@ class Stream:
     """
 
     __slots__ = (
-        "_data",
         "_log",
-        "_request",
         "_sse",
-        "_t_ns",
-        "_usual",
         "broken",
         "count",
         "done",
@@ -65,13 +58,19 @@ class Stream:
         "http",
         "kept",
         "over",
+        "plain",
         "reads",
+        "request",
         "server_id",
+        "usual",
     )
 
     def __init__(self, request: int, log: ChunkLog, *, keep: bool = False) -> None:
+        self.request = request
         self.http = ResponseParser()
         self.count = TokenCount()
+        self.usual = False
+        self.plain = False
         self.reads = False
         self.over = False
         self.done = False
@@ -83,65 +82,66 @@ class Stream:
         self.kept: list[Choice] | None = [] if keep else None
         self._sse = EventSplitter()
         self._log = log
-        self._request = request
-        self._data: list[bytes] = []
-        self._t_ns: list[int] = []
-        self._usual: int | None = None  # so many reads came before the first of another kind
 
-    def take(self, data: bytes, t_ns: int) -> bool:
-        """Keep a read; whether ``settle`` must be called now, because the read may end the stream or enough has gathered."""
-        kept = self._data
-        kept.append(data)
-        self._t_ns.append(t_ns)
-        if data.endswith(_USUAL_END):
-            return len(kept) >= _MOST_KEPT
-        if self._usual is None:
-            if data.endswith(_USUAL_END + _USUAL_LAST):  # a last token, and the end: cut in two
-                kept[-1:] = data[: -len(_USUAL_LAST)], _USUAL_LAST
-                self._t_ns.append(t_ns)
-            self._usual = len(kept) - 1
-        return True
-
-    @property
-    def is_full(self) -> bool:
-        """Whether more is kept than should be: it comes in faster than it is settled."""
-        return len(self._data) > _MOST_KEPT
-
-    def settle(self) -> None:
-        """Parse everything that was kept."""
-        kept, t_ns = self._data, self._t_ns
-        if not kept:
-            return
-        self._data, self._t_ns = [], []
-        usual = len(kept) if self._usual is None else self._usual
-        self._usual = None
-        at = 0
-        if not self.reads and (length := self.http.head(kept[0])):
-            kept[0] = kept[0][length:]
+    def begin(self, data: bytes) -> bytes:
+        """Take the head off the first read, where it is whole; what is left of the read."""
         self.reads = True
-        while at < len(kept) and not self.over:
-            if at < usual and self.http.between and self._sse.clean:
-                found = whole_events(kept[at:usual])
-                if found is not None:
-                    events, per_read = found
-                    instants = t_ns[at:usual]
-                    self._rows(events, _repeated(instants, per_read) if per_read else instants)
-                    at = usual
-                    continue
-                usual = at
-            self._feed(kept[at], t_ns[at])
-            at += 1
+        length = self.http.head(data)
+        self.usual = self.http.between
+        return data[length:] if length else data
+
+    def feed(self, data: bytes, t_ns: int) -> None:
+        """Take a read that came at ``t_ns``."""
+        if self.over:
+            return
+        if self.usual and data == LAST:
+            self.http.end()
+            self.done = True
+            self.finish(t_ns)
+            return
+        self.reads = True
+        http = self.http
+        body = http.feed(data)
+        if body and http.status == 200:
+            self._events(body, t_ns)
+        elif body:
+            self.error_body += body[: _BODY_KEPT - len(self.error_body)]
+        if not self.over and http.complete:
+            self._ended(t_ns)
+        elif not self.over and http.error is not None:
+            self.finish(t_ns)
+        self.usual = http.between and self._sse.clean and not (self.over or self.done)
+
+    def event(self, event: Event, t_ns: int) -> None:
+        """Take an event; nothing counts behind what ended the stream."""
+        if self.over:
+            return
+        if event.choices:
+            choice = event.choices[0]
+            text = text_of(choice)
+            self._log.add(self.request, t_ns, self.count.chunk(choice, event.usage, text), bool(text))
+            if self.kept is not None:
+                self.kept.append(choice)
+                if len(self.kept) > _MOST_PIECES:
+                    self.kept = None
+        elif event.usage is not None:
+            self.count.usage(event.usage)
+        if self.server_id is None and event.id is not None:
+            self.server_id = str(event.id)[:REASON_KEPT]
+        self.plain = self.server_id is not None and self.kept is None
+        if event.error is not None:
+            self.failure = msgspec.json.encode(event.error).decode()[:REASON_KEPT]
+            self.finish(t_ns)
 
     def eof(self, t_ns: int) -> None:
         """The connection has ended."""
-        self.settle()
         self.http.eof()
         if not self.over:
             self._ended(t_ns)
 
     def finish(self, t_ns: int) -> None:
         """Nothing more is of interest, from ``t_ns`` on."""
-        self.over = True
+        self.over, self.usual, self.plain = True, False, False
         if self.end_ns is None:
             self.end_ns = t_ns
 
@@ -149,20 +149,6 @@ class Stream:
         """The body has ended: some servers leave out the empty line that would end the event ``[DONE]``."""
         self.done = self.done or self._sse.unfinished == b"[DONE]"
         self.finish(t_ns)
-
-    def _feed(self, data: bytes, t_ns: int) -> None:
-        http = self.http
-        body = http.feed(data)
-        if body and http.status == 200:
-            self._events(body, t_ns)
-        elif body:
-            self.error_body += body[: _BODY_KEPT - len(self.error_body)]
-        if self.over:
-            return
-        if http.complete:
-            self._ended(t_ns)
-        elif http.error is not None:
-            self.finish(t_ns)
 
     def _events(self, body: bytes, t_ns: int) -> None:
         """Nothing counts behind ``[DONE]`` or behind what ends the stream, whether it comes with the same read or a later one."""
@@ -179,77 +165,9 @@ class Stream:
                 self.broken = f"unreadable event {payload[:80]!r}: {error}"[:REASON_KEPT]
                 self.finish(t_ns)
                 return
-            self._rows([event], [t_ns])
+            self.event(event, t_ns)
             if self.over:
                 return
         if sse.failure is not None or sse.error is not None:
             self.failure, self.broken = sse.failure and sse.failure[:REASON_KEPT], sse.error
             self.finish(t_ns)
-
-    def _rows(self, events: list[Event], t_ns: list[int]) -> None:
-        """What is done for each token. ``t_ns`` holds the instant of each event."""
-        if self.done:
-            return
-        counted = self.count.usual(events) if len(events) > 1 else None
-        if counted is not None:
-            tokens, texts = counted
-            self._name(events[: len(tokens)])
-            self._log.extend(self._request, t_ns[: len(tokens)], tokens, list(map(bool, texts)))
-            if self.kept is not None:
-                self.kept += [event.choices[0] for event in events[: len(tokens)] if event.choices]
-            events, t_ns = events[len(tokens) :], t_ns[len(tokens) :]
-        for event, at in zip(events, t_ns, strict=True):
-            if event.choices:
-                choice = event.choices[0]
-                text = text_of(choice)
-                self._log.extend(self._request, (at,), (self.count.chunk(choice, event.usage, text),), (bool(text),))
-                if self.kept is not None:
-                    self.kept.append(choice)
-            elif event.usage is not None:
-                self.count.usage(event.usage)
-            self._name((event,))
-            if event.error is not None:
-                self.failure = msgspec.json.encode(event.error).decode()[:REASON_KEPT]
-                self.finish(at)
-                break
-        if self.kept is not None and len(self.kept) > _MOST_PIECES:
-            self.kept = None
-
-    def _name(self, events: Sequence[Event]) -> None:
-        if self.server_id is None:
-            self.server_id = next((str(event.id)[:REASON_KEPT] for event in events if event.id is not None), None)
-
-
-def whole_events(reads: list[bytes]) -> tuple[list[Event], list[int] | None] | None:
-    """The events of reads that each hold whole HTTP chunks and whole one-line events, all at once.
-
-    The first read must begin a chunk and an event, and each must end with an empty line and the CRLF of its chunk. Four lines
-    make an event then: the chunk's size, ``data: …`` of just that size, an empty line, and the chunk's end. Whatever is not so
-    (a comment, a chunk that is cut, another CR, an event that is no JSON) is left to the incremental parsers.
-
-    Returns:
-        ``(events, events of each read)``, the latter ``None`` for one each; ``None`` where the reads are not like that.
-    """
-    blob = b"".join(reads)
-    lines = blob.split(b"\n")
-    lines.pop()  # behind the last line end: nothing
-    data = lines[1::4]
-    total = len(data)
-    if (
-        [size - 2 for size in map(_SIZE_OF, lines[::4], repeat(0))] != list(map(len, data))
-        or lines[2::4] != [b""] * total
-        or lines[3::4] != [b"\r"] * total
-        or blob.count(b"\r") != 2 * total
-    ):
-        return None
-    try:
-        events = [decode(line[6:]) for line in data if line[:6] == b"data: "]
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return None
-    if len(events) != total:
-        return None
-    return events, None if total == len(reads) else [read.count(b"\n") // 4 for read in reads]
-
-
-def _repeated(t_ns: list[int], times: list[int]) -> list[int]:
-    return [at for at, count in zip(t_ns, times, strict=True) for _ in range(count)]

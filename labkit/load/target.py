@@ -62,6 +62,7 @@ class Target:
         dialect: the fields that it takes.
         tokenizer: a folder with ``tokenizer.json``: for chat prompts of exact length, and to count the tokens of servers
             that send no usage.
+        writes_at_once: the server is known to wait for no acknowledgement (``Transport.writes_at_once``).
 
     Raises:
         LoadError: a URL, key or model name that cannot be meant.
@@ -73,6 +74,7 @@ class Target:
     api_key: str | None = field(default=None, repr=False)
     dialect: Dialect = VLLM
     tokenizer: str | None = None
+    writes_at_once: bool = False
 
     def __post_init__(self) -> None:
         split = urlsplit(self.url)

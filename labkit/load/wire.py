@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Any, Final, Protocol
 
+from labkit.load.events import ChunkLog
 from labkit.load.stream import Stream
 
 _AFTER_DONE_S: Final = 1.0
+_UNASKED: Final = Stream(-1, ChunkLog())  # takes what comes before a request was sent: nothing of it counts
+_UNASKED.finish(0)
 
 
 class Transport(Protocol):
@@ -23,99 +25,70 @@ class Transport(Protocol):
 
 
 class Wire:
-    """Keeps the reads of one response at a time and resolves ``ended`` when it is over, however it ends.
-
-    Args:
-        ripe: called when there is something to settle, and not again until ``settle``.
+    """Carries one response at a time and resolves ``ended`` when it is over, however it ends.
 
     Attributes:
-        take: takes a read and its instant, which is that of every chunk in it; whether ``taken`` is to be called.
         transport: the connection, from its opening on.
+        stream: takes the response that is under way, or was last.
         closed: it has ended.
         reset: how it broke, if it did.
         used: responses that it has carried or begun to.
     """
 
-    __slots__ = (
-        "_is_ripe",
-        "_loop",
-        "_lost_ns",
-        "_ripe",
-        "_waits",
-        "closed",
-        "ended",
-        "reset",
-        "stream",
-        "take",
-        "transport",
-        "used",
-    )
+    __slots__ = ("_loop", "_waits", "closed", "ended", "reset", "stream", "transport", "used")
 
-    take: Callable[[bytes, int], bool]
     transport: Transport
-    stream: Stream
     ended: asyncio.Future[None]
 
-    def __init__(self, ripe: Callable[[Wire], None]) -> None:
+    def __init__(self) -> None:
         self.closed = False
         self.used = 0
         self.reset: str | None = None
-        self.take = _unasked
-        self._is_ripe = False
-        self._loop, self._ripe = asyncio.get_running_loop(), ripe
-        self._lost_ns = 0
+        self.stream = _UNASKED
+        self._waits = False
+        self._loop = asyncio.get_running_loop()
 
     def begin(self, stream: Stream) -> None:
         """Make ready for the response that ``stream`` takes."""
         self.stream = stream
         self.ended = self._loop.create_future()
         self.used += 1
-        self.take, self._waits = stream.take, True
+        self._waits = True
 
-    def taken(self) -> None:
-        """``take`` said that there is something to settle: soon, or at once where more comes in than is settled."""
-        if self.stream.is_full:
-            self.settle()
-        else:
-            self._ripen()
+    def feed(self, data: bytes, t_ns: int) -> None:
+        """Take a read; ``t_ns`` is the instant of every chunk in it."""
+        self.stream.feed(data, t_ns)
+        self.look()
 
-    def lost(self, error: Exception | None, t_ns: int) -> None:
-        """The connection has ended, or broke; called once."""
-        self._lost_ns = t_ns
-        self.closed = True
-        if self.used:
-            if error is not None:
-                self.reset = f"{type(error).__name__}: {error}"
-            self._ripen()
-
-    def settle(self) -> None:
-        """Parse what was read up to now."""
-        self._is_ripe = False
+    def look(self) -> None:
+        """Resolve ``ended`` where the stream is over, soon after ``[DONE]`` at the latest."""
         stream = self.stream
-        stream.settle()
-        if self.closed and not stream.over:
-            stream.eof(self._lost_ns)
         if stream.over:
             self._resolve()
         elif stream.done and self._waits:
             self._waits = False
             self._loop.call_later(_AFTER_DONE_S, self._give_up, stream)
 
+    def lost(self, error: Exception | None, t_ns: int) -> None:
+        """The connection has ended, or broke; called once."""
+        self.closed = True
+        if self.used:
+            if error is not None:
+                self.reset = f"{type(error).__name__}: {error}"
+            if not self.stream.over:
+                self.stream.eof(t_ns)
+            self._resolve()
+
     def abort(self) -> None:
         """Close at once; rows of later reads are not recorded."""
         if self.used:
-            self.stream.over = True
+            self.stream.over, self.stream.usual = True, False
             if not self.ended.done():
                 self.ended.cancel()
         self.transport.abort()
 
-    def _ripen(self) -> None:
-        if not self._is_ripe:
-            self._is_ripe = True
-            self._ripe(self)
-
     def _resolve(self) -> None:
-        if not self.ended.done():
+        if self.used and not self.ended.done():
             self.ended.set_result(None)
 
     def _give_up(self, stream: Stream) -> None:
@@ -123,23 +96,3 @@ class Wire:
         if stream is self.stream and not self.ended.done():
             stream.finish(perf_counter_ns())
             self._resolve()
-
-
-class TlsFeed(asyncio.Protocol):
-    """Feeds a wire from one of asyncio's transports: the instants are those of the reads, after decryption."""
-
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-
-    def data_received(self, data: bytes) -> None:
-        """Called by the event loop with each read."""
-        if self._wire.take(data, perf_counter_ns()):
-            self._wire.taken()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the event loop once."""
-        self._wire.lost(exc, perf_counter_ns())
-
-
-def _unasked(_data: bytes, _t_ns: int) -> bool:
-    return False

@@ -2,14 +2,14 @@
 
 from labkit.measure.metrics import Summary, chunk_gaps, itl_s, request_metrics, summarise
 from labkit.measure.records import Records, Window
-from labkit.measure.statistics import Interval, bootstrap_ratio, percentile
+from labkit.measure.statistics import Interval, bootstrap, percentile
 
 __all__ = [
     "Interval",
     "Records",
     "Summary",
     "Window",
-    "bootstrap_ratio",
+    "bootstrap",
     "chunk_gaps",
     "itl_s",
     "percentile",

@@ -62,6 +62,13 @@ class Answers:
         """The entries of a mask or of row numbers."""
         return type(self)(**{name.name: getattr(self, name.name)[which] for name in fields(self)})
 
+    def extended(self, requests: int) -> Self:
+        """The same, and so many further requests of which nothing is known yet."""
+        more = type(self).none(requests)
+        return type(self)(
+            **{name.name: np.concatenate([getattr(self, name.name), getattr(more, name.name)]) for name in fields(self)}
+        )
+
     def add(self, chunks: TokenChunks, start_ns: Ints | None = None, stop_ns: Ints | None = None) -> NewGaps:
         """Take in a further part of the chunks, with the bounds of the window that the request of each row belongs to."""
         if not len(chunks):

@@ -67,15 +67,15 @@ def means(samples: pa.Table, metric: str, window: Window) -> dict[str, float]:
 
 
 def is_shared(window: Window) -> bool:
-    """Whether several workers share a GPU: the topology holds fewer accelerators than its workers would on their own."""
-    if window.accelerator != "GPU" or window.topology == "attached" or not window.accelerators:
+    """Whether workers share a GPU or core: the topology holds fewer accelerators than its workers would on their own."""
+    if window.accelerator not in ("GPU", "core") or window.topology == "attached" or not window.accelerators:
         return False
     return window.accelerators < Topology(window.topology).accelerators
 
 
 def energy_j(samples: pa.Table, window: Window) -> tuple[float | None, str]:
     """Joules that the GPUs of the topology took in the window, from NVML's total-energy counters; or ``None`` and why."""
-    if is_shared(window):
+    if window.accelerator == "GPU" and is_shared(window):
         return None, "GPUs are shared: their energy cannot be told apart"
     grown = {gpu: growth(counter, window.measure_ns, window.stop_ns) for gpu, counter in series(samples, "energy_j").items()}
     known = [value for value in grown.values() if value is not None]

@@ -7,6 +7,7 @@ request after the other; where more than one worker serves nothing then tells wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
@@ -34,6 +35,8 @@ from labkit.measure.timing import (
 from labkit.spec.topology import Role, Topology
 
 Source = Literal["spans", "inferred"]
+#: Prefills on the gap's own worker, or anywhere in the deployment.
+Scope = Literal["worker", "deployment"]
 
 _UNKNOWN: Final = -1
 _TOO_MANY: Final = "left out: the run has too many gaps to look at each"
@@ -58,6 +61,8 @@ class Exposure:
         gap_s: its length.
         stratum: equal for gaps on the same worker at equal decode-batch size.
         prefills: ``(n, 2)``, start and end of what counts as prefill.
+        tokens: of each prefill's prompt; NaN where unknown. Neither spans nor streams tell how many of them came from a prefix
+            cache: with one, these are what was asked for, not what was computed.
         waiting: ``(n, 2)``, where a prefill was scheduled and perhaps not yet computed: counts on neither side.
     """
 
@@ -67,6 +72,7 @@ class Exposure:
     gap_s: Floats
     stratum: Ints
     prefills: Floats
+    tokens: Floats
     waiting: Floats
 
 
@@ -80,6 +86,14 @@ class Exposures(NamedTuple):
     source: Source
 
 
+class Scoped(NamedTuple):
+    """Exposures of a side's windows at one scope; ``reason`` says why there are none."""
+
+    found: tuple[Exposure, ...]
+    reason: str
+    source: Source
+
+
 class _Placed(NamedTuple):
     """Who served, and when prefills ran: ``worker`` per request row, the others per prefill; -1 is unknown."""
 
@@ -88,6 +102,7 @@ class _Placed(NamedTuple):
     prefiller: Ints
     start_s: Floats
     end_s: Floats
+    tokens: Floats
 
 
 class _Gaps(NamedTuple):
@@ -127,6 +142,16 @@ def exposures(records: Records | Digest, window: Window, number: int = 0) -> Exp
         for worker in prefilling
     )  # fmt: skip
     return Exposures(workers, reason, (everywhere,), "", placed.source)
+
+
+def scoped(measured: Sequence[tuple[Records | Digest, Window]]) -> dict[Scope, Scoped]:
+    """Exposures of several windows by scope, each with the records of its run; the least that is known of one holds for all."""
+    found = [exposures(records, window, number) for number, (records, window) in enumerate(measured)]
+    source: Source = "spans" if all(one.source == "spans" for one in found) else "inferred"
+    worker = tuple(exposure for one in found for exposure in one.worker)
+    deployment = tuple(exposure for one in found for exposure in one.deployment)
+    why, why_anywhere = next(((one.worker_reason, one.deployment_reason) for one in found), ("nothing was measured",) * 2)
+    return {"worker": Scoped(worker, why, source), "deployment": Scoped(deployment, why_anywhere, source)}
 
 
 def _why_no_worker(window: Window, prefilling: Ints, missing: str) -> str:
@@ -172,7 +197,9 @@ def _from_spans(mine: Records | Digest, requests: RequestMetrics, window: Window
     late = (requests.first_token_ns[row] - end)[prefilled & (part == "whole")]
     lag = float(np.nanmedian(late)) if np.isfinite(late).any() else 0.0
     seconds = (np.stack([start, end])[:, prefilled] + lag - window.measure_ns) / 1e9
-    return _Placed("spans", serving, worker[prefilled], seconds[0], seconds[1]), ""
+    told = floats(joined, "prompt_tokens")
+    tokens = np.where(np.isfinite(told), told, requests.prompt_tokens[row])[prefilled]
+    return _Placed("spans", serving, worker[prefilled], seconds[0], seconds[1], tokens), ""
 
 
 def _inferred(requests: RequestMetrics, chunks: TokenChunks, window: Window) -> _Placed:
@@ -195,7 +222,8 @@ def _inferred(requests: RequestMetrics, chunks: TokenChunks, window: Window) -> 
         start[1:] = np.maximum(start[1:], end[:-1])
     prefiller = np.full(len(rows), 0 if one else _UNKNOWN, np.int64)
     seconds = (np.stack([start, end]) - window.measure_ns) / 1e9
-    return _Placed("inferred", np.zeros(len(requests), np.int64), prefiller, seconds[0], seconds[1])
+    serving = np.zeros(len(requests), np.int64)
+    return _Placed("inferred", serving, prefiller, seconds[0], seconds[1], requests.prompt_tokens[rows])
 
 
 def _gaps(gaps: ChunkGaps, requests: RequestMetrics, placed: _Placed, window: Window) -> _Gaps:
@@ -218,6 +246,7 @@ def _gaps(gaps: ChunkGaps, requests: RequestMetrics, placed: _Placed, window: Wi
 class _Trimmed(NamedTuple):
     worker: int
     prefills: Floats
+    tokens: Floats
     waiting: Floats
 
 
@@ -235,7 +264,8 @@ def _trim(gaps: _Gaps, placed: _Placed) -> list[_Trimmed]:
         here = gaps.worker == worker
         ahead = _ahead(start, end, gaps.start_s[here], gaps.end_s[here]) if here.any() else 0.0
         begin = np.minimum(end, start + ahead)
-        found.append(_Trimmed(int(worker), np.stack([begin, end], axis=1), np.stack([start, begin], axis=1)))
+        computed, before = np.stack([begin, end], axis=1), np.stack([start, begin], axis=1)
+        found.append(_Trimmed(int(worker), computed, placed.tokens[mine], before))
     return found
 
 
@@ -263,5 +293,6 @@ def _exposure(gaps: _Gaps, which: Bools, trimmed: list[_Trimmed], window: Window
         gap_s=(gaps.end_s - gaps.start_s)[which],
         stratum=stratum.reshape(-1).astype(np.int64),
         prefills=np.concatenate([part.prefills for part in trimmed]),
+        tokens=np.concatenate([part.tokens for part in trimmed]),
         waiting=np.concatenate([part.waiting for part in trimmed]),
     )

@@ -103,7 +103,7 @@ def _ranked(pool: Sequence[Gaps], ranks: Ints) -> Ints:
     if sum(map(len, pool)) > _BINS:
         return counted_ranks(pool, ranks)
     values = [gap_ns for gaps in pool for gap_ns, _, _ in gaps.parts()]
-    return np.sort(np.concatenate(values))[ranks] if values else np.zeros_like(ranks)
+    return np.partition(np.concatenate(values), np.unique(ranks))[ranks] if values else np.zeros_like(ranks)
 
 
 def counted_ranks(pool: Sequence[Gaps], ranks: Ints) -> Ints:

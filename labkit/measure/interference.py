@@ -27,27 +27,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 
 from labkit.measure.digest import Digest
-from labkit.measure.exposure import Exposure, Source, exposures
-from labkit.measure.intervals import Intervals
+from labkit.measure.exposure import Exposure, Scope, Source, scoped
+from labkit.measure.pool import Pool, totals
 from labkit.measure.records import Records, Window
-from labkit.measure.statistics import student
-from labkit.measure.timing import Bools, Floats, Ints
+from labkit.measure.statistics import NORMAL_95, student
+from labkit.measure.timing import Bools, Floats
 
-Scope = Literal["worker", "deployment"]
+__all__ = ["NO_LENGTH", "Interference", "Scope", "estimate", "interference", "null_ratios", "too_few"]
 
-_SHIFTS: Final = 200
-#: Of prefill + gap: a shift must leave the gaps that a prefill delayed, and stay in the moment that it belongs to.
-_NEAREST: Final = 1.0
-_FARTHEST: Final = 10.0
-_BLOCKS: Final = 20
+NO_LENGTH: Final = "the gaps on a side have no length"
+ONE_SPELL: Final = "all gaps beside a prefill lie in one short spell of the window: there is nothing to tell their spread from"
 _LEAST_PREFILLS: Final = 10
 _LEAST_GAPS: Final = 20
-_Z: Final = 1.96
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +94,7 @@ def interference(measured: Sequence[tuple[Records | Digest, Window]], *, seed: i
         measured: windows, each with the records of its run, or what was taken in of them; they are pooled.
         seed: of the shifts.
     """
-    found = [exposures(records, window, number) for number, (records, window) in enumerate(measured)]
-    source: Source = "spans" if all(one.source == "spans" for one in found) else "inferred"
-    worker = [exposure for one in found for exposure in one.worker]
-    deployment = [exposure for one in found for exposure in one.deployment]
-    why, why_anywhere = next(((one.worker_reason, one.deployment_reason) for one in found), ("nothing was measured",) * 2)
-    return {
-        "worker": estimate(worker, "worker", source, why, seed=seed),
-        "deployment": estimate(deployment, "deployment", source, why_anywhere, seed=seed),
-    }
+    return {scope: estimate(one.found, scope, one.source, one.reason, seed=seed) for scope, one in scoped(measured).items()}
 
 
 def estimate(found: Sequence[Exposure], scope: Scope, source: Source, reason: str = "", *, seed: int = 0) -> Interference:
@@ -126,28 +114,33 @@ def estimate(found: Sequence[Exposure], scope: Scope, source: Source, reason: st
     """
     if not found:
         return Interference(None, None, None, None, 0, 0, scope, source, reason)
-    pool = _Pool.of(found)
+    pool = Pool.of(found)
     seen, clear = pool.split(np.zeros(len(found)))
-    sums = pool.sums(seen, clear, pool.gap_s)
+    sums = _Sums.of(pool, seen, clear, pool.gap_s)
     overlapped, others = sums.compared()
-    few = _too_few(pool.prefills_met(), overlapped, others)
+    few = too_few(pool.prefills_met(), overlapped, others)
     if few:
         return Interference(None, None, None, None, overlapped, others, scope, source, few)
     ratio = float(sums.ratio())
-    null = _null(pool, np.where(seen, pool.gap_s / ratio, pool.gap_s), seed)
+    if not ratio > 0:
+        return Interference(None, None, None, None, overlapped, others, scope, source, NO_LENGTH)
+    null = null_ratios(pool, seen, ratio, seed)
     if not len(null):
         why = "prefills shifted in time meet no gap at equal batch size"
         return Interference(None, None, None, None, overlapped, others, scope, source, why)
     bias = float(null.mean()) - 1
     least, most = np.percentile(null, [2.5, 97.5])
-    spread = pool.spread(seen, clear, sums)
+    spread = _spread(pool, seen, clear, sums)
+    if spread is None:
+        return Interference(None, None, None, None, overlapped, others, scope, source, ONE_SPELL)
     value = ratio - 1 - bias
     low = min(value, ratio / most - 1, ratio / spread - 1 - bias)
     high = max(value, ratio / least - 1, ratio * spread - 1 - bias)
     return Interference(value, float(low), float(high), bias, overlapped, others, scope, source)
 
 
-def _too_few(prefills: int, overlapped: int, clear: int) -> str:
+def too_few(prefills: int, overlapped: int, clear: int) -> str:
+    """Why nothing is said of so many prefills, gaps with one and gaps without; empty where something is."""
     if prefills < _LEAST_PREFILLS:
         return f"n too small ({prefills} prefills beside other requests' tokens, {_LEAST_PREFILLS} are needed)"
     if min(overlapped, clear) < _LEAST_GAPS:
@@ -155,14 +148,26 @@ def _too_few(prefills: int, overlapped: int, clear: int) -> str:
     return ""
 
 
-def _null(pool: _Pool, gap_s: Floats, seed: int) -> Floats:
-    """The ratio for every shift, each unit shifted on its own."""
-    rng = np.random.default_rng(seed)
-    even = 2 * (np.arange(_SHIFTS)[:, None] + rng.random((_SHIFTS, len(pool.units)))) / _SHIFTS - 1
-    even = rng.permuted(even, axis=0)
-    shifts = np.sign(even) * (_NEAREST + (_FARTHEST - _NEAREST) * np.abs(even)) * pool.reach_s
-    ratios = np.array([float(pool.sums(*pool.split(shift), gap_s).ratio()) for shift in shifts])
+def null_ratios(pool: Pool, seen: Bools, ratio: float, seed: int) -> Floats:
+    """R for every shift, each unit shifted on its own, where the seen gaps have been divided by the ``ratio`` that was found."""
+    gap_s = np.where(seen, pool.gap_s / ratio, pool.gap_s)
+    ratios = np.array([float(_Sums.of(pool, *pool.split(shift), gap_s).ratio()) for shift in pool.shifts(seed)])
     return np.asarray(ratios[np.isfinite(ratios)])
+
+
+def _spread(pool: Pool, seen: Bools, clear: Bools, total: _Sums) -> float | None:
+    """exp(t · standard error of log R), from leaving out one block of time after the other; ``None`` where R needs all."""
+    blocks = pool.blocks
+    cell, cells = pool.block * pool.strata + pool.stratum, blocks * pool.strata
+    parts = (*totals(cell, cells, seen, pool.gap_s), *totals(cell, cells, clear, pool.gap_s))
+    rest = [whole - part.reshape(blocks, -1) for whole, part in zip(total, parts, strict=True)]
+    ratios = np.log(_Sums(*rest).ratio())
+    ratios = ratios[np.isfinite(ratios)]
+    if len(ratios) < 2:
+        return None
+    error = np.sqrt((len(ratios) - 1) / len(ratios) * ((ratios - ratios.mean()) ** 2).sum())
+    freedom = len(np.unique(pool.block[seen])) - 1
+    return float(np.exp(student(NORMAL_95, max(freedom, 1)) * error))
 
 
 class _Sums(NamedTuple):
@@ -172,6 +177,10 @@ class _Sums(NamedTuple):
     seen_s: Floats
     clear: Floats
     clear_s: Floats
+
+    @classmethod
+    def of(cls, pool: Pool, seen: Bools, clear: Bools, gap_s: Floats) -> Self:
+        return cls(*totals(pool.stratum, pool.strata, seen, gap_s), *totals(pool.stratum, pool.strata, clear, gap_s))
 
     def ratio(self) -> Floats:
         """R over the strata that have both; NaN where none has."""
@@ -183,71 +192,3 @@ class _Sums(NamedTuple):
         """Seen and clear gaps of the strata that have both."""
         both = (self.seen > 0) & (self.clear > 0)
         return int(self.seen[both].sum()), int(self.clear[both].sum())
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Pool:
-    """All gaps, unit after unit: a unit is a worker, or a deployment, in one window."""
-
-    units: tuple[Exposure, ...]
-    prefills: tuple[Intervals, ...]
-    waiting: tuple[Intervals, ...]
-    reach_s: Floats  # of each unit
-    gap_s: Floats
-    stratum: Ints
-    strata: int
-    block: Ints
-
-    @classmethod
-    def of(cls, found: Sequence[Exposure]) -> Self:
-        first = np.cumsum([0, *(int(unit.stratum.max()) + 1 for unit in found)])
-        return cls(
-            tuple(found),
-            tuple(Intervals.of(unit.prefills, unit.length_s) for unit in found),
-            tuple(Intervals.of(unit.waiting, unit.length_s) for unit in found),
-            np.array([_reach_s(unit) for unit in found]),
-            np.concatenate([unit.gap_s for unit in found]),
-            np.concatenate([unit.stratum + offset for unit, offset in zip(found, first[:-1], strict=True)]),
-            int(first[-1]),
-            np.concatenate([(unit.window + unit.middle_s / unit.length_s) * _BLOCKS for unit in found]).astype(np.int64),
-        )
-
-    def split(self, shifts_s: Floats) -> tuple[Bools, Bools]:
-        """Which gaps are seen, and which are clear, with the prefills of every unit shifted."""
-        seen, clear = [], []
-        for unit, prefills, waiting, shift in zip(self.units, self.prefills, self.waiting, shifts_s, strict=True):
-            seen.append(prefills.cover(unit.middle_s, shift))
-            clear.append(~(seen[-1] | waiting.cover(unit.middle_s, shift)))
-        return np.concatenate(seen), np.concatenate(clear)
-
-    def sums(self, seen: Bools, clear: Bools, gap_s: Floats) -> _Sums:
-        """Counts and seconds per stratum."""
-        return _Sums(*_totals(self.stratum, self.strata, seen, gap_s), *_totals(self.stratum, self.strata, clear, gap_s))
-
-    def spread(self, seen: Bools, clear: Bools, total: _Sums) -> float:
-        """exp(t · standard error of log R), from leaving out one block of time after the other."""
-        blocks, block = np.unique(self.block, return_inverse=True)
-        cell, cells = block * self.strata + self.stratum, len(blocks) * self.strata
-        parts = (*_totals(cell, cells, seen, self.gap_s), *_totals(cell, cells, clear, self.gap_s))
-        rest = [whole - part.reshape(len(blocks), -1) for whole, part in zip(total, parts, strict=True)]
-        ratios = np.log(_Sums(*rest).ratio())
-        ratios = ratios[np.isfinite(ratios)]
-        error = np.sqrt((len(ratios) - 1) / len(ratios) * ((ratios - ratios.mean()) ** 2).sum())
-        freedom = len(np.unique(block[seen])) - 1
-        return float(np.exp(student(_Z, max(freedom, 1)) * error))
-
-    def prefills_met(self) -> int:
-        """Prefills with the middle of a gap in them; those under way together are one."""
-        return sum(prefills.met(unit.middle_s) for prefills, unit in zip(self.prefills, self.units, strict=True))
-
-
-def _totals(cell: Ints, cells: int, which: Bools, gap_s: Floats) -> tuple[Floats, Floats]:
-    where = cell[which]
-    return np.bincount(where, minlength=cells).astype(np.float64), np.bincount(where, gap_s[which], cells).astype(np.float64)
-
-
-def _reach_s(unit: Exposure) -> float:
-    """A typical prefill and gap, but so short that the farthest shift is half of the circle."""
-    prefill_s = unit.prefills[:, 1] - unit.prefills[:, 0]
-    typical = float(np.median(unit.gap_s)) + (float(np.median(prefill_s)) if len(prefill_s) else 0.0)
-    return min(typical, unit.length_s / (2 * _FARTHEST))

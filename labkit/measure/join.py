@@ -1,7 +1,7 @@
 """Spans joined to requests: for every request the worker, and when it waited, was prefilled and was decoded there.
 
 vLLM names a span after its own request id, which is the client's id in disguise (``span_keys``). Behind a router with prefill and
-decode workers one request has two spans.
+decode workers one request has two spans. Behind Dynamo's frontend the span has the response's id without its ``cmpl-``.
 
 A span's own queue time begins when the engine core first looks at the request. One that arrives in the middle of a step waits for
 the step's end unseen, so ``start + queue`` is too early for the prefill, by as much as another request's prefill. The first token
@@ -63,6 +63,7 @@ def join_spans(records: Records | Digest) -> pa.Table:
         for by_id, key in zip(known, ids, strict=True):
             if key is not None:
                 by_id.setdefault(key, position)
+                by_id.setdefault(_PREFIX.sub("", key, count=1), position)
     joined: list[dict[str, Any]] = []
     of_request: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for span in sorted(records.spans.to_pylist(), key=lambda span: span["start_ns"]):

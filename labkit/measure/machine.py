@@ -87,7 +87,7 @@ def _cpu(samples: pa.Table, window: Window) -> list[Mark | None]:
     )
     return [
         Mark("foreign_cpu", f"other processes of this node used {foreign:.2g} cores meanwhile")
-        if foreign > MOST_FOREIGN_CORES[window.accelerator]
+        if foreign > MOST_FOREIGN_CORES.get(window.accelerator, MOST_FOREIGN_CORES["core"])
         else None,
         Mark("steal", f"the hypervisor took {steal:.1%} of the CPU time away meanwhile") if steal > MOST_STEAL else None,
         Mark("client_limited", text) if busiest > MOST_CLIENT_CORES else None,
@@ -154,7 +154,9 @@ def _restarts(records: Records | Digest, samples: pa.Table, window: Window) -> M
                 restarted.add(source)
     for source, found in series(samples, "processes").items():
         alive = found.value[found.t_ns >= window.start_ns]
-        if source.startswith("w") and len(alive) and alive.min() == 0:
+        if (
+            source.startswith("w") and len(alive) and alive.max() > 0 == alive.min()
+        ):  # one that was replaced before is 0 throughout
             died.add(source)
     faults = records.events.filter(pc.equal(records.events.column("kind"), "fault"))
     inside = pc.and_(

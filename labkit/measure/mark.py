@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal[
-    "failures", "send_lag", "client_limited", "few_requests", "not_stationary", "cold_start", "saturated", "foreign_cpu", "steal",
-    "foreign_gpu", "throttled", "clock_drop", "restart", "prefix_hits", "shared_gpu", "dummy_weights", "straddled",
-    "mixed_splits", "uncounted_tokens", "imported",
+    "failures", "cancelled", "send_lag", "client_limited", "few_requests", "not_stationary", "cold_start", "saturated",
+    "foreign_cpu", "steal", "foreign_gpu", "throttled", "clock_drop", "restart", "prefix_hits", "shared_gpu", "shared_core",
+    "straddled", "dummy_weights", "mixed_splits", "uncounted_tokens", "imported", "transport", "simulated", "distorted",
 ]  # fmt: skip
 
 

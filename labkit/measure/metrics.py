@@ -1,7 +1,8 @@
 """What a window measured: the "Over a window" table of the metric definitions, as one flat summary.
 
 Throughput counts token *events* inside [measure_ns, stop_ns). Latency is of the requests *scheduled* inside, followed to their
-end: percentiles are of those that ended as asked, and every other one is a failure and an SLO miss.
+end: percentiles are of those that ended as asked. Every other one is a failure and an SLO miss, but those that the client
+cancelled by order: they are counted apart, and an SLO judges them only where they had missed it by then.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ __all__ = [
     "good_requests",
     "is_open_loop",
     "itl_s",
+    "judged",
     "of_measurement",
     "request_metrics",
     "slo_lacks",
@@ -170,7 +172,8 @@ def is_open_loop(window: Window) -> bool:
 def good_requests(requests: RequestMetrics, slo: Slo, *, open_loop: bool) -> tuple[Bools, Bools]:
     """Which requests meet every limit, and of which this cannot be known (an ok request whose tokens were not counted).
 
-    A failed request misses. TTFT is from the scheduled send in open loop, from the real send in closed loop. A request without
+    A failed request misses, and so does a cancelled one: ``judged`` says which of those count.
+    TTFT is from the scheduled send in open loop, from the real send in closed loop. A request without
     a token after its first chunk has no TPOT to miss.
     """
     limits = (
@@ -187,12 +190,30 @@ def good_requests(requests: RequestMetrics, slo: Slo, *, open_loop: bool) -> tup
     return good & ~unknown, good & unknown
 
 
+def judged(requests: RequestMetrics, slo: Slo, *, open_loop: bool) -> Bools:
+    """Which requests an SLO can be held against: all but those cancelled before a limit was certain to be missed.
+
+    A cancelled request had missed the limit on TTFT where no token had come in that time, or one too late, and the limit on e2e
+    where it was under way for longer. Else a backlog that a stop cancels would not count against the server that made it.
+    """
+    sent_ns = requests.scheduled_ns + np.nan_to_num(requests.send_lag_s, nan=0.0) * 1e9
+    waited_s = (requests.end_ns - (requests.scheduled_ns if open_loop else sent_ns)) / 1e9
+    ttft_s = requests.ttft_from_schedule_s if open_loop else requests.ttft_s
+    missed = np.zeros(len(requests), np.bool_)
+    if slo.ttft_s is not None:
+        missed |= np.where(np.isnan(ttft_s), waited_s, ttft_s) > slo.ttft_s
+    if slo.e2e_s is not None:
+        missed |= (requests.end_ns - sent_ns) / 1e9 > slo.e2e_s
+    return ~requests.cancelled | missed
+
+
 def _counts(sheet: _Sheet, requests: RequestMetrics, window: Window) -> None:
     measured = requests.measured
     sheet.put("window_s", window.length_s)
     sheet.put("requests", int(measured.sum()))
     sheet.put("completed", int((measured & requests.ok).sum()))
-    sheet.put("failed", int((measured & ~requests.ok).sum()))
+    sheet.put("failed", int((measured & requests.failed).sum()))
+    sheet.put("cancelled", int((measured & requests.cancelled).sum()))
     sheet.put("straddled", int((measured & requests.straddled).sum()))
 
 
@@ -261,13 +282,14 @@ def _goodput(sheet: _Sheet, requests: RequestMetrics, window: Window, slo: Slo |
         for name in names:
             sheet.put(name, None, "no SLO was given" if slo is None else "no request was scheduled in the window")
         return
+    measured = measured.select(judged(measured, slo, open_loop=is_open_loop(window)))
     good, unknown = good_requests(measured, slo, open_loop=is_open_loop(window))
     if unknown.any():
         for name in names:
             sheet.put(name, None, f"{int(unknown.sum())} requests lack what the SLO needs: {slo_lacks(measured, window, slo)}")
         return
     sheet.put(names[0], _rate(int(good.sum()), window.length_s), "the window has no length")
-    sheet.put(names[1], float(good.mean()))
+    sheet.put(names[1], float(good.mean()) if len(good) else None, "every request of the window was cancelled")
 
 
 def slo_lacks(measured: RequestMetrics, window: Window, slo: Slo) -> str:

@@ -19,9 +19,10 @@ SCHEMA_VERSION: Final = 1
 UNRECORDED: Final = "unknown"
 
 Phase = Literal["warmup", "measure", "drain"]
-#: How a request ended. Everything but ``ok`` is a failure and an SLO miss.
+#: How a request ended. Everything but ``ok`` and ``cancelled`` is a failure and an SLO miss.
 #: ok: all tokens asked for, and ``[DONE]``. short: fewer tokens than asked with ``ignore_eos``. cut: the stream ended without
-#: ``[DONE]``. bad_stream: bytes that are no valid HTTP or SSE. cancelled: the lab stopped it.
+#: ``[DONE]``. bad_stream: bytes that are no valid HTTP or SSE. cancelled: the client ended it by order (a stop, an interrupt):
+#: neither done nor failed, and counted apart.
 Outcome = Literal["ok", "short", "cut", "bad_stream", "http_error", "refused", "timeout", "cancelled"]
 
 _TEXT: Final = pa.dictionary(pa.int32(), pa.string())
@@ -120,7 +121,7 @@ class Window:
         start_ns, measure_ns, stop_ns, end_ns: warm-up begins; measure phase begins; measure phase ends (last send);
             the last request has ended. Throughput counts [measure_ns, stop_ns); latency follows its requests to their end.
         accelerators: accelerators held by the whole topology, in fractions where a GPU is shared; 0 where unknown.
-        accelerator: what one is: ``"GPU"`` or ``"core"``.
+        accelerator: what one is: ``"GPU"`` or ``"core"``; ``"simulated h100_sxm GPU"`` where workers only pretend to have it.
         workload: ``Workload.to_dict()``; of an imported run with ``UNRECORDED`` values.
         first_index: requests of the measure phase from this index on count; earlier ones are warm-up that was found
             afterwards (``measure.warmup``), and ``measure_ns`` lies where they end. Their rows keep the phase they were sent in.
@@ -139,7 +140,7 @@ class Window:
     stop_ns: int
     end_ns: int
     accelerators: float
-    accelerator: Literal["GPU", "core"]
+    accelerator: str
     workload: dict[str, Any]
     first_index: int = 0
     cut: str = ""

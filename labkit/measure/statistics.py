@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+#: So many standard deviations hold 95 % of a normal distribution, on both sides of its middle.
+NORMAL_95: Final = 1.959964
 
 
 def percentile(values: npt.ArrayLike, q: float) -> float | None:
@@ -30,6 +33,19 @@ def least_values(q: float) -> int:
 def too_few(n: int, q: float) -> str:
     """Why a percentile of ``n`` values is not shown."""
     return f"n too small (n={n}, p{q:g} needs {least_values(q)})"
+
+
+def share_interval(hits: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share of which ``hits`` of ``n`` independent cases were seen: Wilson's score interval (1927).
+
+    It keeps its width where all cases agree, and stays within 0 and 1; without a case it is all of that.
+    """
+    if not n:
+        return 0.0, 1.0
+    z2, share = NORMAL_95**2, hits / n
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = NORMAL_95 * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,39 +148,6 @@ def weighted_percentile(q: float) -> Statistic:
     return statistic
 
 
-def bootstrap_ratio(
-    repeats_a: Sequence[Repeat],
-    repeats_b: Sequence[Repeat],
-    statistic: Statistic,
-    *,
-    seed: int = 0,
-    resamples: int = 2000,
-    level: float = 0.95,
-    paired: bool = False,
-    least: int = 1,
-) -> Interval | None:
-    """Statistic of side B over statistic of side A, with a two-level bootstrap interval: repeats, then requests within them.
-
-    Single values are never resampled: the gaps of one request travel together. Percentile bootstrap after Efron and Tibshirani
-    (1993), in the two stages of Davison and Hinkley (1997), section 3.8.
-
-    Args:
-        repeats_a, repeats_b: per repeat the values of a side, pooled for the statistic.
-        statistic: of ascending values and their weights.
-        seed: of the resampling.
-        resamples: how many.
-        level: of the interval.
-        paired: repeat i of both sides ran beside each other: they are drawn together.
-        least: values that the statistic needs; the range over repeats is left out where one of them has fewer.
-
-    Returns:
-        ``None`` where a side has no values, or where the statistic of side A is 0.
-    """
-    return bootstrap(
-        repeats_a, repeats_b, statistic, seed=seed, resamples=resamples, level=level, paired=paired, least=least
-    ).ratio
-
-
 @dataclass(frozen=True, slots=True)
 class Bootstrapped:
     """Intervals of both sides and of their ratio, from the same resamples; ``None`` where a side has no value (or A is 0)."""
@@ -183,9 +166,25 @@ def bootstrap(
     resamples: int = 2000,
     level: float = 0.95,
     paired: bool = False,
+    same_requests: bool = False,
     least: int = 1,
 ) -> Bootstrapped:
-    """The statistic of each side and of B over A, each with its interval; arguments as for ``bootstrap_ratio``."""
+    """The statistic of each side and of B over A, each with a two-level bootstrap interval: repeats, then requests within them.
+
+    Single values are never resampled: the gaps of one request travel together. Percentile bootstrap after Efron and Tibshirani
+    (1993), in the two stages of Davison and Hinkley (1997), section 3.8.
+
+    Args:
+        repeats_a, repeats_b: per repeat the values of a side, pooled for the statistic.
+        statistic: of ascending values and their weights.
+        seed: of the resampling.
+        resamples: how many.
+        level: of the interval.
+        paired: repeat i of both sides ran beside each other: they are drawn together.
+        same_requests: so are their requests, of which each side has as many in every repeat, in the same order: what a request
+            asks for, and how its arrivals crowd, is then no part of the ratio's interval.
+        least: values that the statistic needs; the range over repeats is left out where one of them has fewer.
+    """
     sides = (_Pool.of(repeats_a), _Pool.of(repeats_b))
     bottom, top = (statistic(side.values, np.ones(len(side.values))) for side in sides)
     rng = np.random.default_rng(seed)
@@ -194,8 +193,10 @@ def bootstrap(
     for i in range(resamples):
         drawn_a = _draw(rng, len(repeats_a))
         drawn_b = drawn_a if paired else _draw(rng, len(repeats_b))
-        below[i] = statistic(sides[0].values, sides[0].weights(rng, drawn_a))
-        above[i] = statistic(sides[1].values, sides[1].weights(rng, drawn_b))
+        times_a = sides[0].times(rng, drawn_a)
+        times_b = times_a if same_requests else sides[1].times(rng, drawn_b)
+        below[i] = statistic(sides[0].values, times_a[sides[0].owner])
+        above[i] = statistic(sides[1].values, times_b[sides[1].owner])
     enough = all(len(repeat.values) >= least for repeat in (*repeats_a, *repeats_b))
     fewer = 1 < min(len(repeats_a), len(repeats_b)) < 5
     return bootstrapped(
@@ -270,15 +271,15 @@ class _Pool:
     def requests(self) -> int:
         return int(self.sizes.sum())
 
-    def weights(self, rng: np.random.Generator, drawn: Ints) -> Floats:
-        """How often each value occurs when these repeats are drawn, and requests with replacement within each."""
+    def times(self, rng: np.random.Generator, drawn: Ints) -> Floats:
+        """How often each request occurs when these repeats are drawn, and requests with replacement within each."""
         per_request = np.zeros(self.requests)
         first = np.cumsum(self.sizes) - self.sizes
         for repeat in drawn:
             size = int(self.sizes[repeat])
             if size:
                 per_request[first[repeat] : first[repeat] + size] += np.bincount(rng.integers(0, size, size), minlength=size)
-        return per_request[self.owner]
+        return per_request
 
 
 def _draw(rng: np.random.Generator, count: int) -> Ints:

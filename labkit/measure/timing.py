@@ -12,6 +12,7 @@ from labkit.measure.answers import Answers
 from labkit.measure.chunks import RequestRows, TokenChunks, sort_out
 from labkit.measure.columns import UNKNOWN, Bools, Floats, Ints, Select, bools, equals, floats, ints
 from labkit.measure.digest import Digest
+from labkit.measure.outcomes import ANSWERED, CANCELLED
 from labkit.measure.records import Records
 
 __all__ = [
@@ -41,7 +42,8 @@ class RequestMetrics:
     Attributes:
         request, measurement, index, epoch: as recorded.
         measured: scheduled in the measure phase.
-        ok: ended as asked; everything else is a failure.
+        ok: ended as asked.
+        cancelled: ended by the client, by order; neither done nor failed.
         straddled: alive across a re-split.
         send_lag_s: real send − scheduled send; undefined where the schedule was not recorded (an imported run).
         ttft_s: first chunk with at least one token − real send. Where the server does not count, the first chunk with text.
@@ -61,6 +63,7 @@ class RequestMetrics:
     epoch: Ints
     measured: Bools
     ok: Bools
+    cancelled: Bools
     straddled: Bools
     send_lag_s: Floats
     ttft_s: Floats
@@ -77,6 +80,11 @@ class RequestMetrics:
 
     def __len__(self) -> int:
         return len(self.request)
+
+    @property
+    def failed(self) -> Bools:
+        """Neither ended as asked nor cancelled."""
+        return ~(self.ok | self.cancelled)
 
     def select(self, which: Select) -> Self:
         """The entries of a mask or of row numbers."""
@@ -152,7 +160,8 @@ def request_metrics(records: Records | Digest, chunks: TokenChunks | None = None
         index=ints(table, "index"),
         epoch=ints(table, "epoch"),
         measured=equals(table, "phase", "measure"),
-        ok=equals(table, "outcome", "ok"),
+        ok=equals(table, "outcome", ANSWERED),
+        cancelled=equals(table, "outcome", CANCELLED),
         straddled=bools(table, "straddled"),
         send_lag_s=_seconds(sent - scheduled, was_sent & was_scheduled),
         ttft_s=_seconds(first - sent, answered & was_sent),
@@ -186,7 +195,7 @@ def chunk_gaps(records: Records | Digest, chunks: TokenChunks | None = None) -> 
         gap_s=new.gap_ns / 1e9,
         tokens=chunks.tokens[end],
         measured=equals(table, "phase", "measure")[row],
-        ok=equals(table, "outcome", "ok")[row],
+        ok=equals(table, "outcome", ANSWERED)[row],
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from labkit.measure.counters import is_shared
@@ -13,10 +14,13 @@ from labkit.measure.digest import Digest
 from labkit.measure.machine import held_gpus, machine_marks
 from labkit.measure.mark import Kind, Mark, grouped
 from labkit.measure.metrics import is_open_loop, summarise, taken_in
+from labkit.measure.outcomes import is_failure
 from labkit.measure.records import Records, Window
 from labkit.measure.saturation import saturation_of
+from labkit.measure.simulated import simulated_marks
 from labkit.measure.statistics import drift, least_values
 from labkit.measure.timing import RequestMetrics, request_metrics
+from labkit.measure.transport import Transport
 
 __all__ = ["Kind", "Mark", "dummy_weights", "grouped", "held_gpus", "imported", "marks", "marks_of"]
 
@@ -51,6 +55,7 @@ def marks(
     measured = requests.select(requests.measured)
     found = [
         _failures(mine, summary),
+        _cancelled(summary),
         *_client(measured, window, summary),
         _few(summary),
         _saturated(mine, window),
@@ -60,9 +65,7 @@ def marks(
         _straddled(summary),
         _mixed(measured, window),
         _uncounted(requests),
-        Mark("shared_gpu", "several workers share a GPU: each has a part of its memory and of its time", "note")
-        if is_shared(window)
-        else None,
+        _shared(window),
         Mark("dummy_weights", "the model's weights are dummies: times are real, the text is not", "note")
         if dummy_weights
         else None,
@@ -76,8 +79,10 @@ def marks_of(
 ) -> list[Mark]:
     """Every mark of a window of a run, with what the run's manifest knows of it; ``summary`` as for ``marks``."""
     found = marks(records, window, summary, dummy_weights=dummy_weights(manifest), gpus=held_gpus(manifest, window))
-    foreign = imported(manifest)
-    return found if foreign is None else [*found, foreign]
+    transport = Transport.of_manifest(manifest, window.epoch)
+    of_run = [mark for mark in (transport.mark if transport else None, imported(manifest)) if mark is not None]
+    of_run += simulated_marks(manifest, window)
+    return sorted([*found, *of_run], key=lambda mark: mark.severity != "warning")
 
 
 def _failures(records: Digest, summary: Mapping[str, float | None]) -> Mark | None:
@@ -87,7 +92,8 @@ def _failures(records: Digest, summary: Mapping[str, float | None]) -> Mark | No
     if not failed:
         return None
     table = records.requests.filter(pc.equal(records.requests.column("phase"), "measure"))
-    table = table.filter(pc.not_equal(table.column("outcome"), "ok"))
+    failures = [outcome for outcome in table.column("outcome").unique().to_pylist() if is_failure(outcome)]
+    table = table.filter(pc.is_in(table.column("outcome"), pa.array(failures, pa.string())))
     outcomes = {item["values"]: item["counts"] for item in pc.value_counts(table.column("outcome")).to_pylist()}
     counted = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items(), key=lambda item: -item[1]))
     reasons = table.column("reason").drop_null()
@@ -96,6 +102,14 @@ def _failures(records: Digest, summary: Mapping[str, float | None]) -> Mark | No
     unsent = f", and {left} later turns of their conversations were not sent" if left else ""
     text = f"{failed:.0f} of {requests:.0f} requests failed ({counted}{first}){unsent}; latencies are of the others"
     return Mark("failures", text)
+
+
+def _cancelled(summary: Mapping[str, float | None]) -> Mark | None:
+    """The longest of the requests under way are cancelled most often, so that those which ended look better than all do."""
+    if not (count := summary["cancelled"] or 0):
+        return None
+    which = f"{count:.0f} of {summary['requests'] or 0:.0f} requests"
+    return Mark("cancelled", f"{which} were cancelled by a stop of the load; latencies are of the others")
 
 
 def _client(measured: RequestMetrics, window: Window, summary: Mapping[str, float | None]) -> list[Mark | None]:
@@ -169,6 +183,15 @@ def _mixed(measured: RequestMetrics, window: Window) -> Mark | None:
 def _straddled(summary: Mapping[str, float | None]) -> Mark | None:
     count = summary["straddled"] or 0
     return Mark("straddled", f"{count:.0f} requests were alive across a re-split: two topologies served them") if count else None
+
+
+def _shared(window: Window) -> Mark | None:
+    """A GPU is shared by design; workers that compute on one core stop each other, prefill and decode too."""
+    if not is_shared(window):
+        return None
+    if window.accelerator == "GPU":
+        return Mark("shared_gpu", "several workers share a GPU: each has a part of its memory and of its time", "note")
+    return Mark("shared_core", "several workers share a core and stop each other: other splits may not be slowed like this one")
 
 
 def _uncounted(requests: RequestMetrics) -> Mark | None:

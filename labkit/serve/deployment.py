@@ -1,73 +1,47 @@
-"""A deployment: a pool of workers with a split, serving under a URL, re-split while it serves."""
+"""A deployment: a pool of workers with a split, serving under a URL, re-split and changed while it serves."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
-from labkit.errors import LaunchError, ResplitError
-from labkit.serve.counters import Counters, read_counters
+from labkit.errors import LaunchError
+from labkit.serve.changer import Changer
+from labkit.serve.control_group import free_memory
+from labkit.serve.counters import Counters
 from labkit.serve.engines.base import Engine, EngineOptions, Plan
+from labkit.serve.fork_server import ForkServers
 from labkit.serve.front import Front
-from labkit.serve.hardware import Devices, Node, assign
+from labkit.serve.hardware import Node
+from labkit.serve.hosts import Hosts, LocalHost
+from labkit.serve.live_split import LiveSplit
+from labkit.serve.meeting import Meeting
 from labkit.serve.models import ServedModel
+from labkit.serve.patience import DRAIN_S, CalledOff, Draining, Patience, Starting
+from labkit.serve.planning import make_plan, make_restart_plan
 from labkit.serve.pool import Pool, Progress, Worker
 from labkit.serve.ports import PortLease, claim_port
-from labkit.serve.proof import RoleProof, prove
-from labkit.serve.requests import complete, warm_pairs
+from labkit.serve.proof import RoleProof
+from labkit.serve.resplit import Resplit
+from labkit.serve.situation import Pace, Running, Situation, fits, roles_of, survivors
+from labkit.serve.standing_split import StandingSplit
 from labkit.spec import Role, Topology
 
-_CANARY_TOKENS = 96
-_CANARY_ROUNDS = 5
-_ROUTER_READY_S = 60.0
-_UNKNOWN_VOCAB = 1000  # ids below this exist in every tokenizer in use
+__all__ = ["DRAIN_S", "CalledOff", "Deployment", "Draining", "Patience", "Resplit", "Starting"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resplit:
-    """What a re-split did. Durations are seconds from the call.
-
-    Attributes:
-        before, after: the splits.
-        url: where clients other than the lab's own load send requests now.
-        plan: what was said before it was done.
-        called_ns: instant of the call.
-        switched_s: the new router takes the requests.
-        drained_s: the last client has left the old router; ``None`` where some were still connected at the time limit. The
-            proof may then show their requests too.
-        proven_s: the counters show the new roles.
-        proof: what each worker did on the new split.
-    """
-
-    before: Topology
-    after: Topology
-    url: str
-    plan: Plan
-    called_ns: int
-    switched_s: float
-    drained_s: float | None
-    proven_s: float
-    proof: tuple[RoleProof, ...]
-
-    def __str__(self) -> str:
-        drained = f"old router drained after {self.drained_s:.1f} s" if self.drained_s is not None else "old router not drained"
-        head = f"{self.before} → {self.after}: new split took requests after {self.switched_s:.2f} s, {drained}"
-        return "\n".join([head, *(f"  {row}" for row in self.proof), f"  other clients: use {self.url} from now on"])
-
-    __repr__ = __str__
+_UNKNOWN_VOCAB: Final = 1000  # ids below this exist in every tokenizer in use
 
 
 class Deployment:
-    """Workers and a router that serve ``model`` in ``topology``. A context manager: leaving it ends every process.
+    """Workers and a router that serve ``model``. A context manager: leaving it ends every process.
 
     Attributes:
-        topology: the split that serves now.
-        epoch: number of the router that serves now, from 0.
+        share: whether workers may share a GPU or core.
+        progress: takes a line for the user.
     """
 
     def __init__(
@@ -84,6 +58,9 @@ class Deployment:
         share: bool = True,
         ready_timeout_s: float = 1800.0,
         progress: Progress = print,
+        hosts: Hosts | None = None,
+        first_epoch: int = 0,
+        patience: Patience | None = None,
     ) -> None:
         """Start the pool, warm every pair of workers, put a router in front and prove the roles.
 
@@ -99,37 +76,75 @@ class Deployment:
             share: whether workers may share a GPU or core.
             ready_timeout_s: longest wait for a worker to load.
             progress: takes a line for the user.
+            hosts: those of somebody who closes them: where the workers run, and what they may use in the place of ``node``;
+                this machine by default.
+            first_epoch: number of its first router.
+            patience: may call the start off.
 
         Raises:
-            LaunchError, HardwareError, SpecError, ResplitError: nothing is left running then.
+            LaunchError, HardwareError, SpecError, ResplitError (CalledOff is one): nothing is left running then.
             TelemetryError: a worker gives no counters to prove its role with; nothing is left running either.
         """
-        self.model, self.topology, self.engine, self.node = model, topology, engine, node
-        self.options, self.epoch = options or EngineOptions(), -1
-        self._logs, self._otlp_endpoint, self._share = logs, otlp_endpoint, share
-        self._ready_timeout_s, self.progress = ready_timeout_s, progress
-        self._retired: list[threading.Thread] = []
-        self._closing = threading.Event()
-        self._changing = threading.Lock()
-        self.proof: tuple[RoleProof, ...] = ()
-        self._front: Front | None = None
-        if port is not None:
-            claim_port(port).close()  # a busy one is told before minutes of loading, not after
-        lease = claim_port(port) if port is not None else None  # before half a minute of loading
+        self.model, self.engine, self.share = model, engine, share
+        self.progress = progress
+        self._closing, self._changing = threading.Event(), threading.Lock()
+        self._pace = Pace()
+        self._own_host = LocalHost(node, ForkServers(logs, progress), progress) if hosts is None else None
+        self._hosts: Hosts = hosts or self._own_host  # type: ignore[assignment]  # one of them there is
+        self._meeting = Meeting() if engine.registry is not None else None
+        meeting = self._meeting.folder if self._meeting else None
+        self._pool = Pool(
+            engine, model, logs=logs, otlp_endpoint=otlp_endpoint, progress=progress,
+            ready_timeout_s=ready_timeout_s, hosts=self._hosts, meeting=meeting,
+        )  # fmt: skip
+        kind = LiveSplit if engine.registry is None else StandingSplit
+        self._split = kind(
+            topology, engine, self._pool, model, vocab_size=model.vocab_size or _UNKNOWN_VOCAB, logs=logs, pace=self._pace,
+            options=options or EngineOptions(), meeting=meeting, progress=progress, first_epoch=first_epoch,
+        )  # fmt: skip
+        self._changer = Changer(self._pool, self._split, self._pace, options or EngineOptions(), progress)
+        lease: PortLease | None = None
         try:
-            self._pool = self._launch(topology)
+            lease = claim_port(port) if port is not None else None  # a busy one is told before minutes of loading
+            self._changer.launch(
+                topology,
+                model,
+                self.node,
+                share=share,
+                kept=engine.registry is not None,
+                lease=lease,
+                patience=patience or Patience(),
+            )
         except BaseException:
             if lease is not None:
                 lease.close()
-            raise
-        try:
-            self._front = self._open_front(topology, lease)
-            self.proof = self._prove(topology)
-        except BaseException:
             self.close()
             raise
 
-    # What it is
+    @property
+    def node(self) -> Node:
+        """What the workers may use now: less than at the start where a machine was lost."""
+        return self._hosts.node
+
+    @property
+    def options(self) -> EngineOptions:
+        """What workers and router are started with."""
+        return self._changer.options
+
+    @property
+    def topology(self) -> Topology:
+        """The split that serves now."""
+        return self._split.topology
+
+    @property
+    def epoch(self) -> int:
+        """Number of the router that serves now, from 0."""
+        return self._split.epoch
+
+    @property
+    def proof(self) -> tuple[RoleProof, ...]:
+        """What each worker did on the split that serves now; empty before it was looked at."""
+        return self._split.proof
 
     @property
     def url(self) -> str:
@@ -139,24 +154,45 @@ class Deployment:
     @property
     def front(self) -> Front:
         """The router that serves now."""
-        if self._front is None:
+        if self._split.front is None:
+            if self._changer.lost is not None and not self._closing.is_set():
+                raise self._changer.lost
             raise LaunchError("this deployment is closed", remedy="launch a new one")
-        return self._front
+        return self._split.front
 
     @property
     def workers(self) -> tuple[Worker, ...]:
-        """The workers of the pool."""
+        """The workers of the pool, also those that have died."""
         return self._pool.workers
 
     @property
-    def devices(self) -> tuple[Devices, ...]:
-        """What each worker holds, in the order of ``workers``."""
-        return tuple(worker.spec.devices for worker in self.workers)
+    def serving(self) -> tuple[Worker, ...]:
+        """The workers that have a role on the split that serves now."""
+        return self._split.serving
+
+    @property
+    def dead(self) -> dict[str, LaunchError]:
+        """Name of each worker that has died → why; empty once this is closed."""
+        return {} if self._closing.is_set() else {worker.name: worker.failure("serving") for worker in self._pool.dead}
+
+    @property
+    def fallen_router(self) -> Front | None:
+        """The router of the split that serves, where it has died; ``change()`` brings up another, and no worker starts."""
+        front = self._split.front
+        return front if front is not None and not front.tree.alive and not self._closing.is_set() else None
+
+    @property
+    def survivors(self) -> Topology | None:
+        """The split that the living workers can serve on with, closest to the present one; ``None`` where none is left.
+
+        The router goes on to send dead workers their share of the requests, which fail at once. ``resplit(survivors)`` ends that.
+        """
+        return survivors(self._split.roles or self._changer.whole, self._situation.living)
 
     @property
     def accelerators(self) -> float:
-        """GPUs (or cores) held by all workers, in fractions where one is shared with other workers."""
-        return round(sum(device.accelerators for device in self.devices), 6)
+        """GPUs (or cores) that the workers which serve compute on: one that several of them share counts once."""
+        return float(len({device for worker in self.serving for device in worker.computes_on}))
 
     @property
     def accelerator(self) -> str:
@@ -170,8 +206,10 @@ class Deployment:
 
     @property
     def watched(self) -> tuple[tuple[str, int | None, str | None], ...]:
-        """Name, process id and Prometheus page of every worker."""
-        return tuple((worker.name, worker.tree.pid, f"{worker.url}/metrics") for worker in self.workers)
+        """Name, process id (``None``: of another machine) and Prometheus page of every worker."""
+        return tuple(
+            (worker.name, worker.tree.pid if worker.tree.here else None, f"{worker.url}/metrics") for worker in self.workers
+        )
 
     @property
     def router_metrics(self) -> str | None:
@@ -185,103 +223,98 @@ class Deployment:
 
     @property
     def roles(self) -> dict[str, Role]:
-        """Worker name → role on the split that serves now."""
-        return self.roles_in(self.topology)
+        """Worker name → role on the split that serves now; a worker that is left out has none."""
+        return dict(self._split.roles)
 
     def roles_in(self, topology: Topology) -> dict[str, Role]:
-        """Worker name → role if ``topology`` were the split: roles go to workers of their TP in the order of names."""
-        free = list(self.workers)
-        roles: dict[str, Role] = {}
-        for role, tp in topology.workers:
-            worker = next(w for w in free if w.spec.tp == tp)
-            free.remove(worker)
-            roles[worker.name] = role
-        return {worker.name: roles[worker.name] for worker in self.workers}
+        """Worker name → role if ``topology`` were the split: roles go to workers of their TP in the order of names.
+
+        The dead get none while the living suffice.
+        """
+        now = self._situation
+        return roles_of(topology, now.living if fits(topology, now.living) else [worker.place for worker in now.workers])
 
     @property
     def failures(self) -> tuple[LaunchError, ...]:
-        """Why workers or the router that should run have ended; empty while all is well, and once it is closed."""
+        """Why workers of the split or the router have ended; empty while all is well, and once it is closed."""
         if self._closing.is_set():
             return ()
-        found = [worker.failure("serving") for worker in self._pool.dead]
-        if self._front is not None and not self._front.tree.alive:
-            found.append(self._front.failure())
-        return tuple(found)
+        return (self._changer.lost,) if self._changer.lost is not None else self._split.failures
 
     def counters(self) -> dict[str, Counters]:
-        """Every worker's totals now, by name."""
-        return {worker.name: read_counters(worker.url) for worker in self.workers}
+        """Totals now of every worker that has a role, by name."""
+        return self._split.counters()
 
-    def plan(self, topology: Topology | str) -> Plan:
-        """What a re-split to ``topology`` would do and cost."""
-        return self.engine.plan(self.topology, Topology(topology))
+    def plan(
+        self, topology: Topology | str | None = None, options: EngineOptions | None = None, *, in_place: bool = False,
+        keep_unused: bool = False,
+    ) -> Plan:  # fmt: skip
+        """What ``change`` with the same arguments (the present ones by default) would do; or why it is impossible."""
+        wanted = self.topology if topology is None else Topology(topology)
+        return make_plan(self._situation, wanted, options or self.options, in_place=in_place, keep_unused=keep_unused)
 
-    # What it does
+    def plan_restart(self, name: str) -> Plan:
+        """What ``restart`` of this worker would do.
+
+        Raises:
+            ResplitError: there is no such worker.
+        """
+        return make_restart_plan(self._situation, name, self._changer.whole)
 
     def resplit(
-        self,
-        topology: Topology | str,
-        *,
-        on_switch: Callable[[Deployment], None] | None = None,
-        drain_timeout_s: float = 600.0,
+        self, topology: Topology | str, *, on_switch: Callable[[Deployment], None] | None = None, patience: Patience | None = None
     ) -> Resplit:
         """Change the split while requests are served: new router up, traffic moved, old router drained, roles proven.
 
-        A change of the pool (TP, number of workers) restarts every worker, and says so through ``progress``.
+        A change of the pool (TP, number of workers) or a dead worker starts what it must, and says so through ``progress``.
 
         Args:
-            topology: the wished split.
-            on_switch: called when the new router takes requests, so that a client can follow.
-            drain_timeout_s: longest wait for clients of the old router; they keep it for as long as they need even then.
+            on_switch: called when a new router takes requests, so that a client can follow; twice where others serve meanwhile.
+            patience: how workers that start, and clients of the old router, are waited for. Clients keep it for as long as they
+                need, but a worker that is to end does so at its limit.
 
         Raises:
             ResplitError: the counters contradict the new roles; the new router serves all the same, not ``verified``.
-            LaunchError, HardwareError: a worker is dead, or the new router or pool cannot be started; without a restart the old
-                split goes on.
+            LaunchError: the new router or a new worker cannot be started; what served then goes on where the plan kept it.
+            HardwareError, SpecError: the split is impossible here; nothing has changed.
+            CalledOff: it was, while workers started or the old router drained; what serves then serves on. So after an interrupt.
         """
-        wanted = Topology(topology)
+        return self.change(topology, on_switch=on_switch, patience=patience)
+
+    def change(
+        self,
+        topology: Topology | str | None = None,
+        options: EngineOptions | None = None,
+        *,
+        in_place: bool = False,
+        keep_unused: bool = False,
+        on_switch: Callable[[Deployment], None] | None = None,
+        patience: Patience | None = None,
+    ) -> Resplit:
+        """As ``resplit``, with other options for the workers too: carries out ``plan`` of the same arguments."""
+        how = {"in_place": in_place, "keep_unused": keep_unused}
         with self._changing:
-            before, called = self.topology, time.perf_counter_ns()
-            plan = self.engine.plan(before, wanted)
-            if plan.kind == "nothing":
-                return Resplit(
-                    before=before, after=wanted, url=self.url, plan=plan, called_ns=called,
-                    switched_s=0.0, drained_s=0.0, proven_s=0.0, proof=self.proof,
-                )  # fmt: skip
-            self.progress(plan.text)
-            old = self.front
-            if plan.kind == "swap_router":
-                self._check_workers()
-            if plan.kind == "restart":
-                self._replace_pool(wanted)
-            front = self._open_front(wanted)
-            self.topology, self._front, self.proof = wanted, front, ()
-            drained_ns: int | None = None
-            try:
-                if on_switch is not None:
-                    on_switch(self)
-                switched_s = _since(called)
-                drained_ns = (
-                    time.perf_counter_ns() if plan.kind == "restart" else old.wait_drained(drain_timeout_s, self._closing)
-                )
-            finally:
-                self._retire(old, drained_ns is not None)
-            drained_s = None if drained_ns is None else (drained_ns - called) / 1e9
-            self.proof = self._prove(wanted, alone=drained_ns is not None)
-            return Resplit(
-                before=before, after=wanted, url=self.url, plan=plan, called_ns=called, switched_s=switched_s,
-                drained_s=drained_s, proven_s=_since(called), proof=self.proof,
-            )  # fmt: skip
+            return self._changer.carry_out(self.plan(topology, options, **how), self._told(on_switch), patience)
+
+    def restart(
+        self, name: str, *, on_switch: Callable[[Deployment], None] | None = None, patience: Patience | None = None
+    ) -> Resplit:
+        """Start one worker again, dead or not, while the others go on: same name, devices and ports; its role is proven.
+
+        Where the split has the same roles without it, the others serve alone meanwhile. Raises as ``resplit`` does.
+        """
+        with self._changing:
+            return self._changer.carry_out(self.plan_restart(name), self._told(on_switch), patience)
 
     def close(self) -> None:
         """End every process of this deployment. Harmless when done twice."""
         self._closing.set()
-        if self._front is not None:
-            self._front.close()
-            self._front = None
-        for thread in self._retired:
-            thread.join()
+        self._split.close()
         self._pool.close()
+        if self._own_host is not None:
+            self._own_host.close()
+        if self._meeting is not None:
+            self._meeting.close()
 
     def __enter__(self) -> Self:
         return self
@@ -290,106 +323,29 @@ class Deployment:
         self.close()
 
     def __repr__(self) -> str:
-        if self._front is None:
-            return f"<Deployment {self.topology} of {self.model.name}: closed>"
-        rows = [f"  {name} {role.noun:<10} {w.where}" for (name, role), w in zip(self.roles.items(), self.workers, strict=True)]
+        if self._split.front is None:
+            return f"<Deployment {self.topology} of {self.model.name}: {'closed' if self._closing.is_set() else 'lost'}>"
+        nouns = {name: role.noun for name, role in self._split.roles.items()}
+        nouns = {worker.name: nouns.get(worker.name, "unused") if worker.tree.alive else "dead" for worker in self.workers}
+        rows = [f"  {worker.name} {nouns[worker.name]:<10} {worker.where}" for worker in self.workers]
         return "\n".join([f"{self.topology} of {self.model.name} at {self.url} (epoch {self.epoch})", *rows])
 
-    # How it does it
-
     @property
-    def _vocab_size(self) -> int:
-        return self.model.vocab_size or _UNKNOWN_VOCAB
-
-    def _launch(self, topology: Topology) -> Pool:
-        tps = [tp for _, tp in topology.workers]
-        for tp in set(tps):
-            self.model.check_tp(tp)
-        devices = assign(tps, self.node, share=self._share)
-        pool = Pool.launch(
-            self.engine,
-            self.model,
-            devices,
-            tps,
-            self.options,
-            logs=self._logs,
-            otlp_endpoint=self._otlp_endpoint,
-            progress=self.progress,
-            ready_timeout_s=self._ready_timeout_s,
-        )
-        try:
-            started = time.monotonic()
-            pairs = warm_pairs([w.url for w in pool.workers], self.model.name, vocab_size=self._vocab_size)
-            self.progress(f"{pairs} pairs of workers warmed in {time.monotonic() - started:.1f} s")
-        except BaseException:
-            pool.close()
-            raise
-        return pool
-
-    def _replace_pool(self, topology: Topology) -> None:
-        if self._front is not None:
-            self._front.close()
-        self._pool.close()
-        self._pool = self._launch(topology)
-
-    def _check_workers(self) -> None:
-        """Raise why a worker has ended, if one has: no router comes up in front of it."""
-        for worker in self._pool.dead:
-            raise worker.failure("serving")
-
-    def _open_front(self, topology: Topology, lease: PortLease | None = None) -> Front:
-        roles = self.roles_in(topology)
-        urls = {worker.url: roles[worker.name] for worker in self.workers}
-        front = Front(
-            self.engine,
-            self.epoch + 1,
-            urls,
-            log=self._logs / f"router{self.epoch + 1}.log",
-            ready_timeout_s=_ROUTER_READY_S,
-            check=self._check_workers,
-            lease=lease,
-        )
-        self.epoch += 1
-        return front
-
-    def _retire(self, old: Front, drained: bool) -> None:
-        """End a router that nobody uses; one that is still in use is ended when its last client leaves."""
-        if drained:
-            old.close()
-            return
-
-        def end_when_left() -> None:
-            old.wait_drained(float("inf"), self._closing)
-            old.close()
-
-        thread = threading.Thread(target=end_when_left, name=f"labkit-drain-{old.epoch}", daemon=True)
-        thread.start()
-        self._retired.append(thread)
-
-    def _prove(self, topology: Topology, *, alone: bool = True) -> tuple[RoleProof, ...]:
-        """Send canaries until every worker has served, then hold the counters against the roles.
-
-        Where the split is not ``alone`` (an old router still feeds the workers) a contradiction proves nothing: the split
-        then counts as not verified.
-        """
-        roles = self.roles_in(topology)
-        before = self.counters()
-        round_robin = max(topology.count(role) for role in Role)
-        proof: tuple[RoleProof, ...] = ()
-        for _ in range(_CANARY_ROUNDS):
-            for _ in range(round_robin):
-                complete(self.url, self.model.name, _CANARY_TOKENS, vocab_size=self._vocab_size)
-            proof = prove(roles, before, self.counters())
-            if all(row.against is None for row in proof):
-                return proof
-        if not alone:
-            return proof
-        wrong = "\n".join(f"  {row}" for row in proof)
-        raise ResplitError(
-            f"the split {topology} did not take effect:\n{wrong}",
-            remedy="look at the router's and the workers' logs; the KV transfer may have failed and been recomputed",
+    def _situation(self) -> Situation:
+        return Situation(
+            topology=self.topology,
+            roles=self._split.roles,
+            routed=self._split.front is not None and self._split.front.tree.alive,
+            options=self.options,
+            workers=tuple(Running(w.place, w.options, w.tree.alive) for w in self._pool.workers),
+            engine=self.engine,
+            model=self.model,
+            node=self.node,
+            share=self.share,
+            pace=self._pace,
+            names=frozenset(self._pool.names),
+            free_bytes=free_memory() if isinstance(self._hosts, LocalHost) else None,
         )
 
-
-def _since(called_ns: int) -> float:
-    return (time.perf_counter_ns() - called_ns) / 1e9
+    def _told(self, on_switch: Callable[[Deployment], None] | None) -> Callable[[], None]:
+        return (lambda: on_switch(self)) if on_switch is not None else lambda: None

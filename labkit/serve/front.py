@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from labkit.errors import LaunchError
-from labkit.serve.engines.base import Engine
-from labkit.serve.engines.failures import explain
+from labkit.serve.engines.base import Engine, EngineOptions, RouterSpec
+from labkit.serve.engines.failures import explain, last_lines
 from labkit.serve.ports import PortLease, free_ports
 from labkit.serve.processes import ProcessTree
 from labkit.serve.requests import is_up
@@ -29,6 +29,7 @@ class Front:
         epoch: its number in the deployment.
         url: where clients send requests.
         metrics_url: its Prometheus page.
+        mode: how it chooses workers; ``None`` is the engine's own way.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class Front:
         ready_timeout_s: float,
         check: Callable[[], None] = lambda: None,
         lease: PortLease | None = None,
+        options: EngineOptions | None = None,
+        meeting: Path | None = None,
     ) -> None:
         """Start a router over ``roles`` (worker URL → role) and wait until it answers.
 
@@ -52,6 +55,8 @@ class Front:
             ready_timeout_s: longest wait for it.
             check: called while it is waited for; raises where waiting is in vain.
             lease: of the port that it listens on, given up with it; a free one by default.
+            options: of the deployment.
+            meeting: folder through which it finds workers that register.
 
         Raises:
             LaunchError: it died, or did not answer in time.
@@ -60,9 +65,11 @@ class Front:
         with ExitStack() as undo:
             own = undo.enter_context(lease or free_ports(1)).ports[0]
             metrics = undo.enter_context(free_ports(1)).ports[0]
-            self.url, self.metrics_url = f"http://127.0.0.1:{own}", f"http://127.0.0.1:{metrics}/metrics"
+            options = options or EngineOptions()
+            spec = RouterSpec(port=own, metrics_port=metrics, workers=roles, options=options, meeting=meeting)
+            self.url, self.metrics_url, self.mode = f"http://127.0.0.1:{own}", engine.router_metrics(spec), options.router_mode
             self._port = own
-            command = engine.router(own, metrics, roles)
+            command = engine.router(spec)
             self.tree = ProcessTree(f"router{epoch}", command.argv, env=command.env, log=log)
             undo.callback(self.tree.stop)
             self._await_ready(ready_timeout_s, check)
@@ -90,26 +97,38 @@ class Front:
         )
 
     @property
+    def last_lines(self) -> tuple[str, ...]:
+        """What its log says last."""
+        return last_lines(self.tree.log_tail())
+
+    @property
     def connections(self) -> int:
         """Clients connected to it now, also those that it has not accepted yet."""
         local = f"0100007F:{self._port:04X}"
         rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
         return sum(1 for row in rows if row[1] == local and row[3] == _ESTABLISHED)
 
-    def wait_drained(self, timeout_s: float, give_up: threading.Event | None = None) -> int | None:
+    def wait_drained(
+        self, timeout_s: float, give_up: threading.Event | None = None, enough: Callable[[int], bool] = lambda _: False
+    ) -> int | None:
         """Wait until no client is connected any more, and none comes for a moment.
 
+        Args:
+            timeout_s: longest wait.
+            give_up: ends it.
+            enough: called with the number of clients while there are some; whether they need not be waited for.
+
         Returns:
-            The instant (``perf_counter_ns``) at which the last one was gone; ``None`` when some still are after ``timeout_s``.
+            The instant (``perf_counter_ns``) at which the last one was gone; ``None`` where some are still connected.
         """
         deadline = time.monotonic() + timeout_s
         give_up = give_up or threading.Event()
         empty_ns: int | None = None
         while self.tree.alive:
             now_ns = time.perf_counter_ns()
-            if self.connections:
+            if left := self.connections:
                 empty_ns = None
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or enough(left):
                     return None
             elif empty_ns is None:
                 empty_ns = now_ns

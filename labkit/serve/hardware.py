@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, cycle
 from math import ceil
 from pathlib import Path
@@ -21,6 +21,7 @@ import psutil
 import pynvml
 
 from labkit.errors import HardwareError
+from labkit.serve.control_group import cpu_limit, memory_limit
 from labkit.serve.ports import PortLease, claim_port, free_ports
 
 __all__ = ["Core", "Devices", "Gpu", "Node", "PortLease", "assign", "claim_port", "free_ports", "inspect_node"]
@@ -67,6 +68,7 @@ class Node:
         shm_bytes: size of /dev/shm; 0 where there is none.
         no_gpu: why ``gpus`` is empty; ``None`` where it is not.
         driver: NVIDIA driver version; ``None`` without one.
+        simulated: the GPU that workers only pretend to have, such as ``h100_sxm``; ``None`` where they compute.
     """
 
     gpus: tuple[Gpu, ...]
@@ -76,6 +78,7 @@ class Node:
     cpu_limit: float | None = None
     no_gpu: str | None = None
     driver: str | None = None
+    simulated: str | None = None
 
     @property
     def accelerators(self) -> int:
@@ -84,11 +87,15 @@ class Node:
 
     @property
     def accelerator_noun(self) -> str:
-        """``GPU`` or ``core``."""
+        """``GPU`` or ``core``; of GPUs that nobody has, that and which."""
+        if self.simulated is not None:
+            return f"simulated {self.simulated}{'' if self.simulated.endswith('core') else ' GPU'}"
         return "GPU" if self.gpus else "core"
 
     def __str__(self) -> str:
         cores = f"{len(self.cores)} core{'s' * (len(self.cores) != 1)}, {self.memory_bytes / 2**30:.0f} GiB"
+        if self.simulated is not None:
+            return f"{self.accelerator_noun}s on {cores}"
         kinds = Counter(gpu.name for gpu in self.gpus)
         return "; ".join([*(f"{count} × {name}" for name, count in kinds.items()), cores])
 
@@ -119,14 +126,14 @@ class Devices:
 def inspect_node() -> Node:
     """Look at this machine. Never fails for want of a GPU: ``no_gpu`` says why there is none."""
     gpus, driver, no_gpu = _gpus()
-    limit_bytes = _cgroup_number("memory.max")
+    limit_bytes = memory_limit()
     memory_bytes = psutil.virtual_memory().total
     return Node(
         gpus=gpus,
         cores=tuple(_core(index) for index in sorted(os.sched_getaffinity(0))),
         memory_bytes=min(memory_bytes, limit_bytes) if limit_bytes else memory_bytes,
         shm_bytes=psutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else 0,
-        cpu_limit=_cpu_limit(),
+        cpu_limit=cpu_limit(),
         no_gpu=no_gpu,
         driver=driver,
     )
@@ -134,6 +141,23 @@ def inspect_node() -> Node:
 
 #: Most workers on one GPU or core: with more, each is left too little memory and time to measure anything.
 MOST_SHARING: Final = 4
+
+
+#: GPUs that a simulated node pretends to have, and memory that a worker's process takes on this machine.
+SIMULATED_GPUS: Final = 1024
+SIMULATED_WORKER_BYTES: Final = 160 * 2**20
+
+
+def simulate(node: Node, gpu: str, memory_bytes: int) -> Node:
+    """A node with this machine's cores and GPUs that nobody has: as many as anyone asks for.
+
+    Args:
+        node: the machine on which the simulation runs.
+        gpu: which GPU is pretended: ``h100_sxm``.
+        memory_bytes: of each.
+    """
+    gpus = (Gpu(index, f"simulated-{index}", f"simulated {gpu}", memory_bytes, memory_bytes) for index in range(SIMULATED_GPUS))
+    return replace(node, gpus=tuple(gpus), no_gpu=None, driver=None, simulated=gpu)
 
 
 def assign(pool: Sequence[int], node: Node, *, share: bool = True) -> tuple[Devices, ...]:
@@ -150,6 +174,8 @@ def assign(pool: Sequence[int], node: Node, *, share: bool = True) -> tuple[Devi
     Raises:
         HardwareError: more accelerators than the node has, where sharing cannot help or is not wanted.
     """
+    if node.simulated is not None:
+        return _assign_simulated(pool, node)
     most, noun = node.accelerators, node.accelerator_noun
     if max(pool, default=0) > most:
         raise HardwareError(
@@ -167,6 +193,31 @@ def assign(pool: Sequence[int], node: Node, *, share: bool = True) -> tuple[Devi
             remedy=f"ask for at most {most * MOST_SHARING} workers, and for {most} to measure without sharing",
         )
     return _assign_gpus(pool, node) if node.gpus else _assign_cores(pool, node)
+
+
+def _assign_simulated(pool: Sequence[int], node: Node) -> tuple[Devices, ...]:
+    """One after the other: any two of these GPUs are as near as others. What bounds them is this machine's memory."""
+    most = node.memory_bytes // SIMULATED_WORKER_BYTES
+    if len(pool) > most or sum(pool) > len(node.gpus):
+        raise HardwareError(
+            f"{len(pool)} simulated workers of {sum(pool)} GPUs are more than this machine can hold",
+            remedy=f"ask for at most {most:,} workers and {len(node.gpus):,} GPUs",
+        )
+    free = iter(node.gpus)
+    cores = tuple(core.index for core in node.cores)
+    return tuple(
+        Devices(
+            worker=worker,
+            gpus=tuple(gpu.index for gpu in held),
+            cores=cores,
+            memory_bytes=held[0].memory_bytes,
+            memory_fraction=1.0,
+            shared=False,
+            accelerators=float(tp),
+        )
+        for worker, tp in enumerate(pool)
+        for held in ([next(free) for _ in range(tp)],)
+    )
 
 
 def _assign_gpus(pool: Sequence[int], node: Node) -> tuple[Devices, ...]:
@@ -331,16 +382,3 @@ def _core(index: int) -> Core:
     with suppress(OSError, StopIteration):
         numa_node = next(int(match[1]) for entry in folder.iterdir() if (match := re.fullmatch(r"node(\d+)", entry.name)))
     return Core(index, (package, core), numa_node)
-
-
-def _cgroup_number(name: str) -> int | None:
-    with suppress(OSError, ValueError):
-        return int((Path("/sys/fs/cgroup") / name).read_text())  # "max" is no number: no limit
-    return None
-
-
-def _cpu_limit() -> float | None:
-    with suppress(OSError, ValueError):
-        quota_us, period_us = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return int(quota_us) / int(period_us)
-    return None

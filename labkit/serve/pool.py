@@ -1,41 +1,59 @@
-"""A pool: the workers that run. Started in parallel with a progress line each, ended together."""
+"""A pool: the workers that run. Started in parallel with a progress line each, ended alone or together."""
 
 from __future__ import annotations
 
+import re
 import shlex
+import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
-from labkit.errors import LaunchError
-from labkit.serve.engines.base import Engine, EngineOptions, WorkerSpec
+from labkit.errors import LaunchError, TelemetryError
+from labkit.serve.counters import requests_on
+from labkit.serve.engines.base import Engine, EngineOptions, Place, WorkerSpec
 from labkit.serve.engines.failures import explain
-from labkit.serve.hardware import Devices
+from labkit.serve.hosts import Hosts, Lease
 from labkit.serve.models import ServedModel
-from labkit.serve.ports import PortLease, free_ports
-from labkit.serve.processes import ProcessTree, stop_all
+from labkit.serve.patience import CalledOff, Patience, Starting
+from labkit.serve.ports import HIGHEST
+from labkit.serve.processes import Tree, new_lines, stop_all
 from labkit.serve.requests import is_up
+from labkit.spec import Role
 
 #: Takes a line for the user. Workers start on several threads, but tell one at a time.
 Progress = Callable[[str], None]
 
 _POLL_S = 0.1
+_TELL_S = 1.0
 #: A first start after an installation reads and compiles for a minute or two before the engine says a word.
 _SILENCE_S = 15.0
 _LOG_TAIL_LINES = 400
+#: What torch and CUDA say in a process that should not have been forked.
+_FORK_TROUBLE = re.compile(r"in forked subprocess|CUDA error: initialization error|cuda.* before.* fork", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """A worker that runs (or ran)."""
+    """A worker that runs (or ran).
+
+    Attributes:
+        spec: what was asked for.
+        options: what it was started with.
+        tree: its processes.
+        ready_s: seconds from its start until it answered.
+        forked: whether a fork server brought it up, so that it did not import the engine itself.
+    """
 
     spec: WorkerSpec
-    tree: ProcessTree
+    options: EngineOptions
+    tree: Tree
+    ready_s: float = 0.0
+    forked: bool = False
 
     @property
     def name(self) -> str:
@@ -48,6 +66,28 @@ class Worker:
         return self.spec.url
 
     @property
+    def computes_on(self) -> tuple[int, ...]:
+        """Its GPUs; without any, its cores."""
+        return self.spec.devices.gpus or self.spec.devices.cores
+
+    @property
+    def place(self) -> Place:
+        """Its name, TP degree and devices."""
+        return Place(self.name, self.spec.tp, self.spec.devices, self.spec.role)
+
+    @property
+    def requests_left(self) -> int:
+        """Requests that run or wait on it; 0 where it has died."""
+        try:
+            return int(requests_on(self.url))
+        except TelemetryError:
+            return int(self.tree.alive)  # too busy to say
+
+    def drain(self) -> None:
+        """Ask a worker that registers to take no more requests, end what is on it, and exit: TERM to its root alone."""
+        self.tree.terminate()
+
+    @property
     def where(self) -> str:
         """Devices, URL and process id, for people."""
         devices = self.spec.devices
@@ -57,6 +97,8 @@ class Worker:
 
     def failure(self, doing: str) -> LaunchError:
         """Why this worker ended, as one error with the cause from its log, its command and the remedy."""
+        if (lost := self.tree.lost) is not None:
+            return LaunchError(f"{self.name} died while {doing}: {lost.what}", remedy=lost.remedy)
         why = explain(self.tree.log_tail(_LOG_TAIL_LINES), self.tree.exit)
         return LaunchError(
             f"{self.name} died while {doing}: {why.cause}\n  command: {shlex.join(self.tree.argv)}\n  log: {self.tree.log}",
@@ -65,67 +107,222 @@ class Worker:
 
 
 class Pool:
-    """Equal workers that run until ``close``.
+    """Workers of one model, started and ended one by one or together, until ``close``.
 
     Attributes:
-        workers: in the order of their names.
+        workers: in the order of their names, also those that have died.
+        names: those that workers of it have had.
     """
 
-    def __init__(self, workers: Sequence[Worker], leases: ExitStack) -> None:
-        self.workers = tuple(workers)
-        self._leases = leases
-
-    @classmethod
-    def launch(
-        cls,
+    def __init__(
+        self,
         engine: Engine,
         model: ServedModel,
-        devices: Sequence[Devices],
-        tps: Sequence[int],
-        options: EngineOptions,
         *,
         logs: Path,
         otlp_endpoint: str | None,
         progress: Progress,
         ready_timeout_s: float,
-    ) -> Self:
-        """Start one worker for each of ``devices``, in parallel, and wait until all are ready.
+        hosts: Hosts,
+        meeting: Path | None = None,
+    ) -> None:
+        """An empty pool.
+
+        Args:
+            engine: builds the commands.
+            model: what every worker serves.
+            logs: folder for one log a start.
+            otlp_endpoint: receives the workers' request spans.
+            progress: takes a line for the user.
+            ready_timeout_s: longest wait for a worker to load.
+            hosts: where they run.
+            meeting: folder through which workers register, with engines whose workers do.
+        """
+        self.workers: tuple[Worker, ...] = ()
+        self.names: set[str] = set()
+        self._engine, self._model, self._logs, self._otlp_endpoint = engine, model, logs, otlp_endpoint
+        self._progress, self._ready_timeout_s, self._hosts = progress, ready_timeout_s, hosts
+        self._meeting, self._draining = meeting, set[str]()
+        self._leases: dict[str, tuple[tuple[int, str], ExitStack, tuple[int, int, int]]] = {}  # name → (TP, host), leases, ports
+
+    def start(
+        self,
+        places: Sequence[Place],
+        options: EngineOptions,
+        roles: Mapping[str, Role] | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        """Start workers in parallel and wait until all are ready. One that had a place before gets its ports again.
+
+        Args:
+            places: where.
+            options: of every worker.
+            roles: worker name → role that it is started for, where options depend on it.
+            patience: is told where it stands, and may call it off.
 
         Raises:
-            LaunchError: a worker died or was not ready in time; the others are ended first.
+            LaunchError: one died or was not ready in time; all of these are ended first, and stay among the dead. The others of
+                the pool go on.
+            CalledOff: it was; all of these are ended and forgotten, but for those that were dead before. So after an interrupt.
         """
-        leases = ExitStack()
-        workers: list[Worker] = []
+        names, patience = {place.name for place in places}, patience or Patience()
+        fallen = [worker for worker in self.dead if worker.name in names]
+        self.names |= names
+        stop_all([worker.tree for worker in self.workers if worker.name in names])
+        begun: list[Worker] = []
+        of_worker = {name: options.of((roles or {}).get(name)) for name in names}
         try:
-            for index, (device, tp) in enumerate(zip(devices, tps, strict=True)):
-                spec = _spec(index, tp, device, otlp_endpoint, leases)
-                command = engine.worker(spec, model, options)
-                tree = ProcessTree(spec.name, command.argv, env=command.env, log=_fresh(logs, spec.name))
-                workers.append(Worker(spec, tree))
-            _await_ready(workers, engine, progress, ready_timeout_s)
-        except BaseException:
-            stop_all([worker.tree for worker in workers])
-            leases.close()
+            self._begin_all(begun, places, of_worker, patience)
+            try:
+                begun = _await_ready(begun, self._engine, self._progress, self._ready_timeout_s, patience)
+            except LaunchError as error:
+                plain = self._again_without_fork(begun, error)
+                begun = []
+                self._begin_all(begun, plain, of_worker, patience)
+                begun = _await_ready(begun, self._engine, self._progress, self._ready_timeout_s, patience)
+        except (CalledOff, KeyboardInterrupt):
+            stop_all([worker.tree for worker in begun])
+            begun = fallen
+            self.stop(names - {worker.name for worker in fallen})
             raise
-        return cls(workers, leases)
+        except BaseException:
+            stop_all([worker.tree for worker in begun])
+            raise
+        finally:
+            fresh = {worker.name: worker for worker in (*self.workers, *begun)}
+            self.workers = tuple(sorted(fresh.values(), key=lambda worker: _number(worker.name)))
+
+    def stop(self, names: Collection[str]) -> None:
+        """End these workers, and give their ports back."""
+        stop_all([worker.tree for worker in self.workers if worker.name in names])
+        self.workers = tuple(worker for worker in self.workers if worker.name not in names)
+        self._draining -= set(names)
+        self._forget(names)
+
+    def end(self, names: Collection[str], *, grace_s: float = 0.0) -> None:
+        """Stop workers that served, after ``grace_s`` at most for what is on them. What is left then is cut, and that is said."""
+        ending, deadline = self.drain(names), time.monotonic() + grace_s
+        while (left := sum(worker.requests_left for worker in ending)) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        if left:
+            said = f"{left} request{'s' * (left != 1)} on {', '.join(worker.name for worker in ending)}"
+            self._progress(f"{said} {'are' if left > 1 else 'is'} cut")
+        self.stop(names)
+
+    def drain(self, names: Collection[str]) -> list[Worker]:
+        """Those of these workers that live; where workers register, they are asked to take no more requests."""
+        ending = [worker for worker in self.living if worker.name in names]
+        if self._engine.registry is not None:
+            self._draining |= {worker.name for worker in ending}
+            for worker in ending:
+                worker.drain()
+        return ending
+
+    def keep(self, places: Sequence[Place]) -> None:
+        """Note what workers hold now that go on beside others: a core that they had alone may be shared."""
+        held = {place.name: place.devices for place in places}
+        self.workers = tuple(
+            replace(worker, spec=replace(worker.spec, devices=held.get(worker.name, worker.spec.devices)))
+            for worker in self.workers
+        )
 
     @property
     def dead(self) -> tuple[Worker, ...]:
-        """Workers whose process has ended."""
-        return tuple(worker for worker in self.workers if not worker.tree.alive)
+        """Workers whose process has ended, but those that were asked to."""
+        return tuple(worker for worker in self.workers if not worker.tree.alive and worker.name not in self._draining)
+
+    @property
+    def living(self) -> tuple[Worker, ...]:
+        """Workers whose process runs."""
+        return tuple(worker for worker in self.workers if worker.tree.alive)
 
     def close(self) -> None:
-        """End every worker, and give its ports back."""
-        stop_all([worker.tree for worker in self.workers])
-        self._leases.close()
+        """End every worker, and give all ports back."""
+        self.stop([worker.name for worker in self.workers])
+        self._forget(list(self._leases))
+
+    def _begin_all(
+        self, begun: list[Worker], places: Sequence[Place], options: Mapping[str, EngineOptions], patience: Patience
+    ) -> None:
+        """Begin these, hosts side by side: each may import the engine first. Those that were begun are in ``begun`` then."""
+        on: dict[str, list[Place]] = {}
+        for place in places:
+            on.setdefault(self._hosts.of(place.devices).name, []).append(place)
+
+        def begin(some: Sequence[Place]) -> None:
+            for place in some:
+                begun.append(self._begin(place, options[place.name], patience))
+
+        if len(on) == 1:
+            begin(places)
+            return
+        with ThreadPoolExecutor(max_workers=len(on)) as threads:
+            for beginning in [threads.submit(begin, some) for some in on.values()]:
+                beginning.result()
+
+    def _begin(self, place: Place, options: EngineOptions, patience: Patience) -> Worker:
+        host, spec = self._hosts.of(place.devices), self._spec(place)
+        command = self._engine.worker(replace(spec, devices=host.local(spec.devices)), self._model, options)
+        self._draining.discard(spec.name)
+        fork, log = self._engine.fork_server(command), _fresh(self._logs, spec.name)
+        begun = host.start(
+            spec.name, command, devices=host.local(spec.devices), log=log, fork=fork,
+            keep_waiting=lambda: patience.keep_waiting([spec.name]),
+        )  # fmt: skip
+        return Worker(spec=spec, options=options, tree=begun.tree, forked=begun.forked)
+
+    def _again_without_fork(self, begun: Sequence[Worker], error: LaunchError) -> list[Place]:
+        """End workers whose start failed, and name them again if the fork may be the cause; else raise the error."""
+        suspects = [worker for worker in begun if worker.forked and _blames_fork(worker)]
+        stop_all([worker.tree for worker in begun])
+        if not suspects:
+            raise error
+        for worker in suspects:
+            self._hosts.of(worker.spec.devices).distrust(worker.name, error.what.splitlines()[0])
+        return [worker.place for worker in begun]
+
+    def _spec(self, place: Place) -> WorkerSpec:
+        host = self._hosts.of(place.devices)
+        there = (place.tp, host.name)
+        if self._leases.get(place.name, (there,))[0] != there:
+            self._forget([place.name])
+        if place.name not in self._leases:
+            leases = ExitStack()
+            http: Lease = host.free_ports(2, consecutive=False, highest=self._engine.highest_port)
+            leases.callback(http.close)
+            side: Lease = host.free_ports(place.tp, consecutive=True, highest=HIGHEST)
+            leases.callback(side.close)
+            self._leases[place.name] = (there, leases, (http.ports[0], side.ports[0], http.ports[1]))
+        port, kv_port, event_port = self._leases[place.name][2]
+        return WorkerSpec(
+            name=place.name,
+            tp=place.tp,
+            devices=place.devices,
+            port=port,
+            kv_port=kv_port,
+            net=host.net,
+            otlp_endpoint=host.otlp_endpoint or self._otlp_endpoint,
+            role=place.role,
+            meeting=self._meeting,
+            event_port=event_port,
+        )
+
+    def _forget(self, names: Collection[str]) -> None:
+        for name in names:
+            if (lease := self._leases.pop(name, None)) is not None:
+                lease[1].close()
 
 
-def _spec(index: int, tp: int, devices: Devices, otlp_endpoint: str | None, leases: ExitStack) -> WorkerSpec:
-    http: PortLease = leases.enter_context(free_ports(1))
-    side: PortLease = leases.enter_context(free_ports(tp, consecutive=True))
-    return WorkerSpec(
-        name=f"w{index}", tp=tp, devices=devices, port=http.ports[0], kv_port=side.ports[0], otlp_endpoint=otlp_endpoint
-    )
+def _number(name: str) -> int:
+    return int(name.removeprefix("w"))
+
+
+def _blames_fork(worker: Worker) -> bool:
+    """Whether a start that failed may have failed because the process was forked: it crashed, or CUDA says so."""
+    if worker.tree.alive:
+        return False
+    crashed = (worker.tree.exit or 0) < 0 and worker.tree.exit not in (-signal.SIGKILL, -signal.SIGTERM)
+    return crashed or _FORK_TROUBLE.search(worker.tree.log_tail(_LOG_TAIL_LINES)) is not None
 
 
 def _fresh(logs: Path, name: str) -> Path:
@@ -134,7 +331,9 @@ def _fresh(logs: Path, name: str) -> Path:
     return logs / (f"{name}-{starts + 1}.log" if starts else f"{name}.log")
 
 
-def _await_ready(workers: Sequence[Worker], engine: Engine, progress: Progress, timeout_s: float) -> None:
+def _await_ready(
+    workers: Sequence[Worker], engine: Engine, progress: Progress, timeout_s: float, patience: Patience
+) -> list[Worker]:
     give_up, telling = threading.Event(), threading.Lock()
 
     def tell(line: str) -> None:
@@ -143,24 +342,39 @@ def _await_ready(workers: Sequence[Worker], engine: Engine, progress: Progress, 
 
     with ThreadPoolExecutor(max_workers=len(workers)) as threads:
         try:
-            waiting: list[Future[None]] = [
+            waiting: list[Future[Worker]] = [
                 threads.submit(_await_one, worker, engine, tell, timeout_s, give_up) for worker in workers
             ]
-            done, _ = wait(waiting, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
+            _wait(waiting, [worker.name for worker in workers], patience)
+            return [future.result() for future in waiting]
         finally:
             give_up.set()
 
 
-def _await_one(worker: Worker, engine: Engine, progress: Progress, timeout_s: float, give_up: threading.Event) -> None:
+def _wait(waiting: Sequence[Future[Worker]], names: Sequence[str], patience: Patience) -> None:
+    """Until all are done or one has failed, whose error is raised; raises CalledOff where that is sooner."""
+    began_s = told_s = time.monotonic()
+    while True:
+        done, left = wait(waiting, _POLL_S, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+        if not left:
+            return
+        missing = [name for name, future in zip(names, waiting, strict=True) if future in left]
+        patience.keep_waiting(missing)
+        if (now_s := time.monotonic()) >= told_s:
+            told_s += _TELL_S
+            patience.tell(Starting(tuple(missing), now_s - began_s))
+
+
+def _await_one(worker: Worker, engine: Engine, progress: Progress, timeout_s: float, give_up: threading.Event) -> Worker:
     started = time.monotonic()
     stage, read, told_s = "starting", 0, 0.0
     order = {name: number for number, name in enumerate(engine.stages)}
     progress(f"{worker.name}: starting")
     while not give_up.wait(_POLL_S):
         elapsed_s = time.monotonic() - started
-        lines, read = _new_lines(worker.tree.log, read)
+        lines, read = new_lines(worker.tree.log, read)
         for line in lines:
             reached = engine.stage(line)
             if reached and order.get(reached, 0) > order.get(stage, -1):
@@ -172,21 +386,12 @@ def _await_one(worker: Worker, engine: Engine, progress: Progress, timeout_s: fl
         if not worker.tree.alive:
             raise worker.failure(stage)
         if is_up(worker.url):
-            progress(f"{worker.name}: ready after {elapsed_s:.1f} s")
-            return
+            ready_s = time.monotonic() - started
+            progress(f"{worker.name}: ready after {ready_s:.1f} s")
+            return replace(worker, ready_s=ready_s)
         if elapsed_s > timeout_s:
             raise LaunchError(
                 f"{worker.name} was not ready after {timeout_s:g} s (last stage: {stage})\n  log: {worker.tree.log}",
                 remedy="read its log; raise ready_timeout_s if it only needs longer to load",
             )
-
-
-def _new_lines(log: Path, read: int) -> tuple[list[str], int]:
-    try:
-        with log.open("rb") as file:
-            file.seek(read)
-            fresh = file.read()
-    except OSError:
-        return [], read
-    whole = fresh.rfind(b"\n") + 1
-    return fresh[:whole].decode(errors="replace").splitlines(), read + whole
+    raise LaunchError(f"{worker.name} was given up: another worker failed", remedy="look at that one's error")

@@ -1,21 +1,19 @@
-"""Loopback ports that nobody else takes between choosing them and listening on them.
+"""Ports that nobody else takes between choosing them and listening on them.
 
 A chosen port stays *bound* by the lab, with ``SO_REUSEADDR`` and without listening. Linux then gives it to no other
 process that asks for any port, nor as the source of an outgoing connection, but lets a server that sets
 ``SO_REUSEADDR`` (asyncio, ZeroMQ, Rust's standard library: all servers of the lab's engines) bind and listen on it. So
 there is no gap, and a worker that is restarted finds its port still kept. For a server that does not set it,
-``release`` gives up the sockets right before it starts; a locked file per port keeps other labs of this user away even then.
+``release`` gives up the sockets right before it starts; a name for each port keeps other labs away even then. It is that of a
+Unix socket in the kernel's own name space, like the ports: no file, so nothing is left of it however the lab ends.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
+import random
 import socket
-import tempfile
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -25,22 +23,24 @@ from labkit.errors import HardwareError
 
 _HOST = "127.0.0.1"
 _ATTEMPTS = 200
+_LOWEST, HIGHEST = 10_000, 65_535
 
 
 class PortLease:
-    """Ports of 127.0.0.1 that are kept until ``close``. A context manager.
+    """Ports of one address that are kept until ``close``. A context manager.
 
     Attributes:
         ports: the port numbers, in the order asked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = _HOST) -> None:
+        self._address = address
         self.ports: tuple[int, ...] = ()
         self._sockets: list[socket.socket] = []
-        self._locks: list[tuple[Path, int]] = []
+        self._locks: list[socket.socket] = []
 
     def release(self) -> None:
-        """Give up the sockets for a server without ``SO_REUSEADDR``; other labs of this user still keep away."""
+        """Give up the sockets for a server without ``SO_REUSEADDR``; other labs still keep away."""
         while self._sockets:
             self._sockets.pop().close()
 
@@ -48,10 +48,7 @@ class PortLease:
         """Give the ports back. Harmless when done twice."""
         self.release()
         while self._locks:
-            path, lock = self._locks.pop()
-            with suppress(OSError):
-                path.unlink()
-            os.close(lock)
+            self._locks.pop().close()
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +64,7 @@ class PortLease:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((_HOST, port))
+            sock.bind((self._address, port))
             taken: int = sock.getsockname()[1]
             self._locks.append(_lock(taken))
         except OSError:
@@ -78,24 +75,27 @@ class PortLease:
         return taken
 
 
-def free_ports(count: int, *, consecutive: bool = False) -> PortLease:
-    """Keep ``count`` free ports, next to each other if ``consecutive`` (a NIXL side channel takes base + TP rank).
+def free_ports(count: int, *, consecutive: bool = False, highest: int = HIGHEST, address: str = _HOST) -> PortLease:
+    """Keep ``count`` free ports of an address of this machine.
+
+    They are next to each other if ``consecutive`` (a NIXL side channel takes base + TP rank).
+    Where none shall be above ``highest``, they are not those that the kernel would give.
 
     Raises:
         HardwareError: this node has no such ports left.
     """
-    _sweep()
     for _ in range(_ATTEMPTS):
-        lease = PortLease()
+        lease = PortLease(address)
         try:
             for _ in range(count):
-                lease._take(lease.ports[-1] + 1 if consecutive and lease.ports else 0)
+                first = 0 if highest >= HIGHEST else random.randint(_LOWEST, highest - count)
+                lease._take(lease.ports[-1] + 1 if consecutive and lease.ports else first)
         except (OSError, OverflowError):
             lease.close()
         else:
             return lease
     raise HardwareError(
-        f"no {count} free {'consecutive ' * consecutive}ports on {_HOST}",
+        f"no {count} free {'consecutive ' * consecutive}ports on {address}",
         remedy="end what holds them (ss -ltnp lists it), or widen /proc/sys/net/ipv4/ip_local_port_range",
     )
 
@@ -123,41 +123,15 @@ def claim_port(port: int) -> PortLease:
     return lease
 
 
-def _lock(port: int) -> tuple[Path, int]:
-    """A locked file that stands for the port and vanishes with this process; raises OSError when another lab has it."""
-    folder = lock_folder()
-    folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / str(port)
-    while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.fstat(lock).st_ino == path.stat().st_ino:
-                return path, lock
-        except BlockingIOError:
-            os.close(lock)
-            raise OSError(errno.EADDRINUSE, "kept by another lab") from None
-        except FileNotFoundError:
-            pass
-        os.close(lock)  # its last owner unlinked the file in between: open the new one
-
-
-def lock_folder() -> Path:
-    """Where this user's labs keep a locked file for each port that they hold."""
-    return Path(tempfile.gettempdir()) / f"labkit-ports-{os.getuid()}"
-
-
-def _sweep() -> None:
-    """Remove the files of labs that were killed: nobody holds their locks."""
-    with suppress(OSError):
-        for path in lock_folder().iterdir():
-            with suppress(OSError):
-                lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()  # one who opens it now sees by the inode that it is gone
-                finally:
-                    os.close(lock)
+def _lock(port: int) -> socket.socket:
+    """A socket whose name stands for the port; the name vanishes with this process. Raises OSError when another lab has it."""
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        lock.bind(f"\0labkit-port-{port}")
+    except OSError:
+        lock.close()
+        raise
+    return lock
 
 
 def _holder(port: int) -> str:

@@ -57,7 +57,7 @@ def _contradiction(role: Role, did: Counters) -> str | None:
     if generated == 0:
         return "it served no request"
     if role is Role.DECODE:
-        if received == 0:
+        if received == 0 and did.kv_bytes is not None:  # a simulated one moves none
             return "it received no KV cache"
         if did.prompt_computed is not None and did.prompt_computed > (did.prompt_received or 0.0):
             return "it computed prompts itself"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -18,11 +20,17 @@ from typing import Any, Final
 from labkit.errors import StoreError
 from labkit.measure.records import SCHEMA_VERSION
 from labkit.store.redact import redact, redact_argv
+from labkit.store.sums import FIELD, json_sum
 
 FILE: Final = "manifest.json"
 #: Variable with the command, as JSON, of whoever runs this process for a person.
 COMMAND: Final = "LABKIT_COMMAND"
 _PACKAGES: Final = ("numpy", "pyarrow", "httpx", "uvloop", "bokeh", "matplotlib", "ipywidgets", "nvidia-ml-py", "papermill")
+#: Of the fields that every reader takes for what they are.
+_KINDS: Final[dict[str, type]] = {"windows": list, "clock": dict, "process": dict, "versions": dict}
+_HALF: Final = re.compile("[\ud800-\udfff]")
+#: A manifest of a thousand measurements has a hundredth of it.
+_MOST_BYTES: Final = 256 << 20
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -62,24 +70,33 @@ def new_manifest(run_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write JSON so that a reader finds the old text or the new one, never half. NaN and infinities become null.
+    """Write JSON so that a reader finds the old text or the new one, never half, with a checksum at the end.
+
+    NaN and infinities become null.
 
     Raises:
         StoreError: the folder cannot be written.
     """
     partial = path.with_name(f".{path.name}.tmp")
+    ready = _json_ready(data)
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(_json_ready(data), file, indent=2, ensure_ascii=False, allow_nan=False)
+        with open(partial, "w", encoding="utf-8", opener=_no_link) as file:
+            json.dump({**ready, FIELD: json_sum(ready)}, file, indent=2, ensure_ascii=False, allow_nan=False)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file system that has become read-only keeps it
+            partial.unlink(missing_ok=True)
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}", remedy="free disk space or name another results folder"
         ) from error
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens no link: a folder from elsewhere may have one under this name, to a file that is to be written over."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -97,23 +114,51 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"run {folder} has schema version {version!r}; this labkit ({own_version()}) reads version {SCHEMA_VERSION}",
             remedy="update labkit" if newer else "open it with the labkit that wrote it (versions are in its manifest.json)",
         )
+    for name, kind in _KINDS.items():
+        if data.get(name) is not None and not isinstance(data[name], kind):
+            raise StoreError(
+                f"{path} is damaged: its {name} is no {'list' if kind is list else 'object'}",
+                remedy="restore it from a copy; the tables beside it may be whole",
+            )
     return data
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; StoreError names the file where it is missing or damaged."""
+    """A JSON object from a file, without its checksum; StoreError names the file where it is missing or damaged. Halves of
+    characters become ``�``."""
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device might never end
+            raise StoreError(f"{path} is no file", remedy="restore it from a copy; the tables beside it may be whole")
+        if path.stat().st_size > _MOST_BYTES:
+            raise StoreError(f"{path} has more than {_MOST_BYTES:,} bytes, which no run's has", remedy="restore it from a copy")
         data = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(data, dict):
+            data = _checked(data, path)
     except FileNotFoundError:
         raise StoreError(f"{path} does not exist", remedy="name a run's folder; `labkit runs` lists them") from None
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror or error}", remedy="check path and rights") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
+        what = "it nests too deep" if isinstance(error, RecursionError) else error
         raise StoreError(
-            f"{path} is damaged: {error}", remedy="restore it from a copy; the tables beside it may be whole"
+            f"{path} is damaged: {what}", remedy="restore it from a copy; the tables beside it may be whole"
         ) from error
     if not isinstance(data, dict):
         raise StoreError(f"{path} is damaged: no JSON object", remedy="restore it from a copy; the tables beside it may be whole")
+    return {str(_whole(key)): _whole(value) for key, value in data.items()}
+
+
+def _checked(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Without its checksum, which stands last and need not be there: an older labkit wrote none."""
+    last = next(reversed(data), None)
+    known = data.pop(FIELD, None)
+    if known is not None and known != json_sum(data):
+        raise StoreError(
+            f"{path} is damaged: what it says is not what its checksum {known!r} was made of",
+            remedy=f"restore it from a copy; where it was changed on purpose, delete its field {FIELD!r}",
+        )
+    if last in data and data[last] == json_sum({key: value for key, value in data.items() if key != last}):
+        raise StoreError(f"{path} is damaged: its field {last!r} was {FIELD!r} once", remedy="restore it from a copy")
     return data
 
 
@@ -184,6 +229,15 @@ def _started_ticks(pid: int) -> int | None:
         return None if fields[0] in "ZX" else int(fields[19])
     except (OSError, ValueError, IndexError):
         return None
+
+
+def _whole(value: Any) -> Any:
+    """The same with halves of characters, which JSON can write and UTF-8 cannot, replaced."""
+    if isinstance(value, str):
+        return value if value.isascii() else _HALF.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return {_whole(key): _whole(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _json_ready(value: Any) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 REDACTED: Final = "[redacted]"
@@ -29,6 +32,11 @@ _USERINFO: Final = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^/\s@\"']+@",
 _QUERY: Final = re.compile(r"(?P<url>\b[a-z][a-z0-9+.-]*://[^\s?#\"']*)\?[^\s#\"']+", re.IGNORECASE)
 
 
+#: A shorter value of a variable is a word that others use too.
+_LEAST: Final = 8
+
+
+@lru_cache(maxsize=4096)
 def is_secret_name(name: str) -> bool:
     """Whether a key, flag or variable of this name holds a secret: ``OPENAI_API_KEY`` does, ``max_tokens`` does not."""
     bare = name.strip().lstrip("-")
@@ -69,11 +77,22 @@ def redact_argv(argv: Iterable[str]) -> list[str]:
 
 
 def redact_text(text: str) -> str:
-    """Free text without secrets: assignments, bearer headers, well-known key shapes, user info and queries of URLs."""
+    """Free text without secrets: assignments, bearer headers, well-known key shapes, user info and queries of URLs, and whatever
+    variables of this process that hold a secret by their name hold.
+    """
+    text = redact_known(text)
     text = _USERINFO.sub(rf"\g<scheme>{REDACTED}@", text)
     text = _QUERY.sub(rf"\g<url>?{REDACTED}", text)
     text = _ASSIGNED.sub(_without_value, text)
     return _SHAPES.sub(REDACTED, text)
+
+
+def redact_known(text: str) -> str:
+    """A text, or JSON, without the values of this process's variables that hold a secret by their name; all else stays."""
+    for value in {value for name, value in os.environ.items() if len(value) >= _LEAST and is_secret_name(name)}:
+        for written in dict.fromkeys((value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1])):
+            text = text.replace(written, REDACTED)
+    return text
 
 
 def _without_value(match: re.Match[str]) -> str:

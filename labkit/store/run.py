@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,9 +19,11 @@ from typing import Any, Final, Literal
 from labkit.errors import StoreError
 from labkit.measure.digest import Digest, digest
 from labkit.measure.records import EVENTS, TABLES, Records, Window
+from labkit.measure.simulated import is_simulated
 from labkit.store.manifest import FILE, live_status, new_manifest, read_json, read_manifest, write_json
 from labkit.store.redact import redact, redact_text
 from labkit.store.segments import SUFFIX, SegmentWriter
+from labkit.store.sums import check_file, file_sum
 from labkit.store.tables import SEGMENTS, TableParts, count_rows, finalise_table, read_table
 
 #: Names the file that gets a line (a JSON text) with the path of every run made: how a batch learns what its notebook made.
@@ -41,12 +44,16 @@ class Run:
         id: its name under ``results/``.
         path: its folder.
         manifest: what ``manifest.json`` says.
+        notes: instant, kind and text of what this process noted, in order; redacted as it is on disk.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self.manifest = manifest
+        self.notes: list[tuple[int, str, str]] = []
         self._events: SegmentWriter | None = None
+        self._lock = threading.RLock()
+        self._checked = set[str]()
 
     @property
     def id(self) -> str:
@@ -67,24 +74,44 @@ class Run:
         """Where ``producer`` (``shard0``, ``telemetry``, ``lab``) appends its rows of ``table``."""
         return self.path / SEGMENTS / f"{table}-{producer}{SUFFIX}"
 
+    def folder(self, *names: str) -> Path:
+        """Where this run keeps what is drawn or exported of it; the folder need not be there yet.
+
+        Raises:
+            StoreError: it, or a file of it, is a link: what is written would land outside of the run, what is read would be
+                another's.
+        """
+        steps = [self.path.joinpath(*names[: at + 1]) for at in range(len(names))]
+        files = steps[-1].iterdir() if steps[-1].is_dir() and not steps[-1].is_symlink() else ()
+        if link := next((path for path in (*steps, *files) if path.is_symlink()), None):
+            raise StoreError(
+                f"{link} is a link, which the lab puts into no run: it leads to {str(link.readlink())!r}",
+                remedy="remove it if you trust the rest of the run, or name another folder",
+            )
+        return steps[-1]
+
     def update(self, **fields: Any) -> None:
         """Set fields of the manifest (redacted) and write it."""
-        self.manifest.update(redact(fields))
-        write_json(self.path / FILE, self.manifest)
+        with self._lock:
+            self.manifest.update(redact(fields))
+            write_json(self.path / FILE, self.manifest)
 
     def add_window(self, window: Window) -> None:
         """Keep a measurement's bounds; it can be read back at once."""
-        others = [known for known in self.manifest["windows"] if known["measurement"] != window.measurement]
-        self.update(windows=sorted([*others, window.to_dict()], key=lambda known: int(known["measurement"])))
+        with self._lock:
+            others = [known for known in self.manifest["windows"] if known["measurement"] != window.measurement]
+            self.update(windows=sorted([*others, window.to_dict()], key=lambda known: int(known["measurement"])))
 
     def note(self, text: str, *, kind: str = "note", data: Mapping[str, Any] | None = None, t_ns: int | None = None) -> None:
         """Keep an event (launch, resplit, load, fault, note) on the run's clock, on disk before this returns."""
-        if self._events is None:
-            self._events = SegmentWriter(self.segment("events", "lab"), EVENTS)
         encoded = None if data is None else json.dumps(redact(dict(data)), default=str)
-        t_ns = time.perf_counter_ns() if t_ns is None else t_ns
-        self._events.append({"t_ns": [t_ns], "kind": [kind], "text": [redact_text(text)], "data": [encoded]})
-        self._events.flush()
+        t_ns, text = time.perf_counter_ns() if t_ns is None else t_ns, redact_text(text)
+        with self._lock:
+            if self._events is None:
+                self._events = SegmentWriter(self.segment("events", "lab"), EVENTS)
+            self._events.append({"t_ns": [t_ns], "kind": [kind], "text": [text], "data": [encoded]})
+            self._events.flush()
+            self.notes.append((t_ns, kind, text))
 
     def records(self, *, chunks: bool = True) -> Records:
         """Everything recorded so far, from Parquet or from segments; only numeric columns and dictionaries are large.
@@ -96,6 +123,7 @@ class Run:
             StoreError: a file is damaged.
         """
         names = [name for name in TABLES if chunks or name != "chunks"]
+        self._check(*names)
         tables = {name: TABLES[name].empty_table() for name in TABLES} | {name: read_table(self.path, name) for name in names}
         return Records(**tables, windows=self.windows)
 
@@ -111,12 +139,23 @@ class Run:
             StoreError: a file is damaged.
         """
         outline = self.records(chunks=False) if outline is None else outline
+        parts = self.parts("chunks")
         if count_rows(self.path, "chunks") <= _KEPT_CHUNKS:
             return digest(replace(outline, chunks=read_table(self.path, "chunks")))
-        return digest(outline, TableParts(self.path, "chunks"))
+        return digest(outline, parts)
+
+    def parts(self, name: str) -> TableParts:
+        """One table, part by part: see ``TableParts``.
+
+        Raises:
+            StoreError: its file is damaged.
+        """
+        self._check(name)
+        return TableParts(self.path, name)
 
     def count_rows(self) -> dict[str, int]:
-        """Rows recorded so far, by table."""
+        """Rows recorded so far, by table; StoreError where a file is damaged."""
+        self._check(*TABLES)
         return {name: count_rows(self.path, name) for name in TABLES}
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -131,13 +170,17 @@ class Run:
     def finalise(self) -> dict[str, int]:
         """Turn segments into Parquet, verified before segments are deleted; returns rows per table. May be called again.
 
-        Every writer of the run must be closed. The manifest's status is left as it is: see ``finish``.
+        Every writer of the run must be closed. The manifest keeps the checksums of the files (``sums``); its status is left as
+        it is: see ``finish``.
         """
         self.close()
-        rows = {name: finalise_table(self.path, name) for name in TABLES}
         folder = self.path / SEGMENTS
+        if self.manifest.get("sums") and folder.is_dir():  # of files that are about to be replaced
+            self.update(sums={})
+        rows = {name: finalise_table(self.path, name) for name in TABLES}
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+        self.update(sums={file: file_sum(self.path / file) for file in map(_parquet, TABLES)})
         return rows
 
     def finish(self, status: Status = "finished", *, reason: str | None = None) -> None:
@@ -145,6 +188,14 @@ class Run:
         rows = self.finalise()
         ended = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.update(status=status, reason=reason, ended=ended, rows=rows)
+
+    def _check(self, *tables: str) -> None:
+        """Hold Parquet files to the checksums that the manifest has of them, each once; an older labkit kept none."""
+        for name in tables:
+            known = (self.manifest.get("sums") or {}).get(_parquet(name))
+            if known is not None and name not in self._checked:
+                check_file(self.path / _parquet(name), known)
+                self._checked.add(name)
 
     def discard(self) -> None:
         """Remove the folder of a run in which nothing happened: what was asked for could not be meant, or had no hardware."""
@@ -164,7 +215,8 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """One line of ``labkit runs``. ``status`` may also be ``unreadable``; ``started`` is ISO 8601 in UTC."""
+    """One line of ``labkit runs``. ``status`` may also be ``unreadable``; ``started`` is ISO 8601 in UTC; the workers of a
+    ``simulated`` one computed nothing."""
 
     id: str
     path: Path
@@ -174,6 +226,7 @@ class RunInfo:
     topologies: tuple[str, ...]
     size_bytes: int
     measurements: int = 0
+    simulated: bool = False
 
 
 def create_run(results: Path, name: str | None, manifest: Mapping[str, Any]) -> Run:
@@ -201,6 +254,16 @@ def create_run(results: Path, name: str | None, manifest: Mapping[str, Any]) -> 
         with contextlib.suppress(OSError), Path(announced).open("a", encoding="utf-8") as file:
             file.write(json.dumps(str(path.resolve())) + "\n")
     return run
+
+
+def results_folder(given: Path | str | None = None) -> Path:
+    """The folder that runs live in: the one given, or ``LABKIT_RESULTS``, or ``results`` here."""
+    return Path(given or os.environ.get("LABKIT_RESULTS") or "results")
+
+
+def new_run(results: Path | str | None, name: str | None, manifest: Mapping[str, Any]) -> Run:
+    """``create_run``, with the environment's folder and name (``LABKIT_RUN_NAME``, as a batch sets it) where none are given."""
+    return create_run(results_folder(results), name or os.environ.get("LABKIT_RUN_NAME") or None, manifest)
 
 
 def open_run(path_or_id: str | os.PathLike[str], results: Path = Path("results")) -> Run:
@@ -245,6 +308,10 @@ def check_name(name: str, *, reserved: bool = True) -> str:
     return name
 
 
+def _parquet(table: str) -> str:
+    return f"{table}.parquet"
+
+
 def _make_folder(results: Path, wanted: str) -> Path:
     try:
         results.mkdir(parents=True, exist_ok=True)
@@ -283,8 +350,9 @@ def _info(folder: Path) -> RunInfo:
             topologies=topologies,
             size_bytes=size,
             measurements=len(windows),
+            simulated=is_simulated(manifest),
         )
-    except (StoreError, KeyError, TypeError):
+    except (StoreError, KeyError, TypeError, AttributeError, ValueError):
         started = datetime.fromtimestamp(folder.stat().st_mtime, UTC).isoformat(timespec="milliseconds")
         return RunInfo(folder.name, folder, "?", "unreadable", started, (), size)
 

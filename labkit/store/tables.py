@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from labkit.errors import StoreError
@@ -28,8 +30,30 @@ _HELD: Final = b"labkit.segments"
 _VERSION: Final = b"labkit.schema_version"
 _GROUP_ROWS: Final = 1 << 18
 _PART_ROWS: Final = 1 << 17
+#: Bytes of a value in memory, by Parquet's name for its type; of a text at least what says where it is.
+_WIDTH: Final = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
 #: Written as differences from row to row, which are small, and read twice as fast.
 _DELTAS: Final = {"chunks": ("request", "t_ns")}
+
+
+def _check_size(path: Path) -> None:
+    """A few hundred bytes of Parquet can stand for a billion rows.
+
+    Raises:
+        StoreError: the rows would take more than half of this machine's memory, or of what this process may have.
+    """
+    found = _metadata(path)
+    widths = sum(_WIDTH.get(found.schema.column(at).physical_type, 16) for at in range(found.num_columns))
+    size = max(found.num_rows * widths, sum(found.row_group(at).total_byte_size for at in range(found.num_row_groups)))
+    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if allowed != resource.RLIM_INFINITY:
+        most = min(most, allowed // 2)
+    if size > most:
+        raise StoreError(
+            f"{path} has {found.num_rows:,} rows, which take {size / 1e9:,.1f} GB: more than half of the memory here",
+            remedy="read it on a machine with more memory; if no measurement of yours was so long, the file is not what it says",
+        )
 
 
 def read_table(folder: Path, name: str) -> pa.Table:
@@ -40,6 +64,8 @@ def read_table(folder: Path, name: str) -> pa.Table:
     """
     schema = TABLES[name]
     path = folder / f"{name}.parquet"
+    if path.exists():
+        _check_size(path)
     parts = [encoded(_read_parquet(path), schema, path)] if path.exists() else []
     for segment in _fresh(folder, name):
         parts += [encoded(part, schema, segment) for part in _gathered(segment, None)]
@@ -69,7 +95,7 @@ class TableParts:
         path = self.folder / f"{self.name}.parquet"
         if path.exists():
             try:
-                with pq.ParquetFile(path) as file:
+                with pq.ParquetFile(path, page_checksum_verification=True) as file:
                     for batch in file.iter_batches(_PART_ROWS):
                         yield encoded(pa.Table.from_batches([batch]), schema, path)
             except (pa.ArrowException, OSError, ValueError) as error:
@@ -77,6 +103,17 @@ class TableParts:
         for segment in _fresh(self.folder, self.name):
             for part in _gathered(segment, _PART_ROWS):
                 yield encoded(part, schema, segment)
+
+
+def read_since(folder: Path, name: str, column: str, since_ns: int) -> pa.Table:
+    """The rows of ``read_table`` whose ``column`` is an instant from ``since_ns`` on; never is the whole table in memory.
+
+    Raises:
+        StoreError: as ``TableParts``.
+    """
+    parts = [part.filter(pc.greater_equal(part.column(column), since_ns)) for part in TableParts(folder, name)]
+    parts = [part for part in parts if part.num_rows]
+    return pa.concat_tables(parts).unify_dictionaries() if parts else TABLES[name].empty_table()
 
 
 def finalise_table(folder: Path, name: str) -> int:
@@ -93,6 +130,7 @@ def finalise_table(folder: Path, name: str) -> int:
     if fresh or not path.exists():
         ids = held | {found for segment in fresh if (found := segment_id(segment))}
         try:
+            partial.unlink(missing_ok=True)
             written = _write(partial, name, path if path.exists() else None, fresh, ids)
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
@@ -122,6 +160,7 @@ def _write(partial: Path, name: str, old: Path | None, segments: list[Path], ids
         partial,
         schema.with_metadata(notes),
         compression="zstd",
+        write_page_checksum=True,
         use_dictionary=[field.name for field in schema if field.name not in deltas],
         column_encoding=dict.fromkeys(deltas, "DELTA_BINARY_PACKED") or None,
     ) as writer:
@@ -134,7 +173,7 @@ def _write(partial: Path, name: str, old: Path | None, segments: list[Path], ids
 
 def _groups(old: Path | None, segments: list[Path], schema: pa.Schema) -> Iterator[pa.Table]:
     if old is not None:
-        with pq.ParquetFile(old) as file:
+        with pq.ParquetFile(old, page_checksum_verification=True) as file:
             for group in range(file.num_row_groups):
                 yield encoded(file.read_row_group(group), schema, old)
     for segment in segments:
@@ -175,7 +214,7 @@ def _segments(folder: Path, name: str) -> list[Path]:
 
 def _read_parquet(path: Path) -> pa.Table:
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, error) from error
 
@@ -188,7 +227,10 @@ def _metadata(path: Path) -> pq.FileMetaData:
 
 
 def _held(path: Path) -> frozenset[str]:
-    return frozenset(json.loads((_metadata(path).metadata or {}).get(_HELD, b"[]")))
+    try:
+        return frozenset(map(str, json.loads((_metadata(path).metadata or {}).get(_HELD, b"[]"))))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> StoreError:

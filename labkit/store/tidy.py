@@ -7,8 +7,8 @@ in CSV). Instants are seconds since the measure phase of their measurement began
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -19,10 +19,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from labkit.errors import StoreError
-from labkit.measure.digest import digest
-from labkit.measure.metrics import of_measurement
+from labkit.measure.digest import Digest, digest
+from labkit.measure.ordered import request_by_request
 from labkit.measure.records import Records, Window
-from labkit.measure.timing import UNKNOWN, Ints, ints, request_metrics, token_chunks
+from labkit.measure.timing import UNKNOWN, Ints, ints, request_metrics
 
 Kind = Literal["csv", "parquet"]
 KINDS: Final[tuple[Kind, ...]] = ("csv", "parquet")
@@ -52,8 +52,8 @@ REQUESTS: Final = (
     Column("phase", pa.string(), "`warmup` or `measure`, by the schedule; results are of `measure` alone"),
     Column("conversation", pa.int32(), "number of its conversation, below 0 in the warm-up; none for a request of its own"),
     Column("turn", pa.int16(), "which turn of the conversation it is, from 0"),
-    Column("outcome", pa.string(), "`ok`, or how it failed"),
-    Column("reason", pa.string(), "why it failed"),
+    Column("outcome", pa.string(), "`ok`, `cancelled` by a stop of the load, or how it failed"),
+    Column("reason", pa.string(), "why it failed or was cancelled"),
     Column("http_status", pa.int16(), "status of the answer"),
     Column("straddled", pa.bool_(), "alive across a re-split"),
     Column("scheduled_s", pa.float64(), "instant at which it was to be sent"),
@@ -83,11 +83,12 @@ CHUNKS: Final = (
 )
 
 
-def tidy_requests(records: Records, window: Window, run_id: str) -> pa.Table:
+def tidy_requests(taken: Digest, window: Window, run_id: str) -> pa.Table:
     """The requests of one measurement, every phase, in the order of their numbers: the columns of ``REQUESTS``."""
-    mine = _ordered(records, window)
-    taken = digest(mine)
-    found, answers, table = request_metrics(taken), taken.answers, mine.requests
+    taken = taken.of(window)
+    order = np.argsort(ints(taken.requests, "request"), kind="stable")
+    mine = replace(taken, requests=taken.requests.take(pa.array(order)), answers=taken.answers.select(order))
+    found, answers, table = request_metrics(mine), mine.answers, mine.requests
     made: dict[str, Any] = {
         **_whose(window, run_id, ints(table, "index"), found.request),
         **{name: table.column(name) for name in ("epoch", "phase", "conversation", "turn", "outcome", "reason")},
@@ -104,35 +105,49 @@ def tidy_requests(records: Records, window: Window, run_id: str) -> pa.Table:
     return _table(REQUESTS, made)
 
 
-def tidy_chunks(records: Records, window: Window, run_id: str) -> pa.Table:
-    """The chunks with a token of one measurement, request by request: the columns of ``CHUNKS``."""
-    mine = _ordered(records, window)
-    chunks = token_chunks(mine)
-    table = mine.requests
-    sent = ints(table, "sent_ns", UNKNOWN)[chunks.row]
-    position = np.arange(len(chunks)) - np.repeat(chunks.heads, chunks.lengths)
-    gaps = np.diff(chunks.t_ns, prepend=0) / 1e9
-    made = {
-        **_whose(window, run_id, ints(table, "index")[chunks.row], ints(table, "request")[chunks.row]),
-        "chunk": position,
-        "t_s": _since(window, chunks.t_ns),
-        "since_sent_s": pa.array((chunks.t_ns - sent) / 1e9, mask=sent == UNKNOWN),
-        "gap_s": pa.array(gaps, mask=position == 0),
-        "tokens": pa.array(chunks.tokens, mask=chunks.tokens == UNKNOWN),
-    }
-    return _table(CHUNKS, made)
+def tidy_chunks(taken: Digest, run_id: str) -> Iterator[pa.Table]:
+    """The chunks with a token of every measurement in turn, request by request, in batches: the columns of ``CHUNKS``."""
+    measurement, request = (ints(taken.requests, name) for name in ("measurement", "request"))
+    sent_ns, index = ints(taken.requests, "sent_ns", UNKNOWN), ints(taken.requests, "index")
+    rows_of = [np.flatnonzero(measurement == window.measurement) for window in taken.windows]
+    ends = np.cumsum([len(rows) for rows in rows_of])
+    order = np.concatenate([rows[np.argsort(request[rows], kind="stable")] for rows in rows_of] or [np.zeros(0, np.int64)])
+    for batch in request_by_request(taken, order):
+        cuts = np.searchsorted(batch.row, ends[:-1])
+        for window, begin, end in zip(taken.windows, [0, *cuts], [*cuts, len(batch)], strict=True):
+            if begin == end:
+                continue
+            row, t_ns, tokens = order[batch.row[begin:end]], batch.t_ns[begin:end], batch.tokens[begin:end]
+            first = np.concatenate([[True], row[1:] != row[:-1]])
+            heads = np.flatnonzero(first)
+            sent = sent_ns[row]
+            made = {
+                **_whose(window, run_id, index[row], request[row]),
+                "chunk": np.arange(len(row)) - np.repeat(heads, np.diff(heads, append=len(row))),
+                "t_s": _since(window, t_ns),
+                "since_sent_s": pa.array((t_ns - sent) / 1e9, mask=sent == UNKNOWN),
+                "gap_s": pa.array(np.diff(t_ns, prepend=0) / 1e9, mask=first),
+                "tokens": pa.array(tokens, mask=tokens == UNKNOWN),
+            }
+            yield _table(CHUNKS, made)
 
 
-def write_tidy(records: Records, run_id: str, folder: Path, kind: Kind) -> list[Path]:
-    """Write both tables of every window to ``tidy-requests`` and ``tidy-chunks`` in a folder; one window is in memory at a time.
+def write_tidy(records: Records | Digest, run_id: str, folder: Path, kind: Kind) -> list[Path]:
+    """Write both tables of every window to ``tidy-requests`` and ``tidy-chunks`` in a folder. A batch of the chunks is in memory
+    at a time, with what was under way with it.
 
     Raises:
         StoreError: a file cannot be written; none of it is left then.
     """
+    taken = records if isinstance(records, Digest) else digest(records)
+    of_kind = (
+        ("requests", REQUESTS, (tidy_requests(taken, window, run_id) for window in taken.windows)),
+        ("chunks", CHUNKS, tidy_chunks(taken, run_id)),
+    )
     written = []
-    for name, columns, make in (("requests", REQUESTS, tidy_requests), ("chunks", CHUNKS, tidy_chunks)):
+    for name, columns, tables in of_kind:
         path = folder / f"tidy-{name}.{kind}"
-        _write(path, kind, columns, (make(records, window, run_id) for window in records.windows))
+        _write(path, kind, columns, tables)
         written.append(path)
     return written
 
@@ -157,11 +172,6 @@ _WRITERS: Final[dict[Kind, Callable[[Path, pa.Schema], contextlib.AbstractContex
     "csv": lambda path, schema: pa.csv.CSVWriter(str(path), schema),
     "parquet": lambda path, schema: pq.ParquetWriter(path, schema, compression="zstd"),
 }
-
-
-def _ordered(records: Records, window: Window) -> Records:
-    mine = of_measurement(records, window)
-    return Records(mine.requests.sort_by("request"), mine.chunks)
 
 
 def _whose(window: Window, run_id: str, index: Ints, request: Ints) -> dict[str, Any]:

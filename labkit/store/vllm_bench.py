@@ -6,26 +6,38 @@ each on purpose:
 
 * The first token is the first chunk that holds a token; vLLM takes the first chunk with ``choices``, even an empty one.
 * A stream cut off, or shorter than asked with ``ignore_eos``, is a failed request; vLLM calls it successful.
+* A request that a stop of the load cancelled is not ``failed``; its line in ``errors`` says what it is.
 * ``output_lens`` of a server that tells no counts is 0 (vLLM counts the text again, or says 1).
 * ``generated_texts`` are empty: texts are not kept. Statistics of nothing are null, where vLLM writes 0.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from labkit.measure.metrics import of_measurement
+from labkit.measure.chunks import TokenChunks
+from labkit.measure.digest import Digest
+from labkit.measure.gaps import Gaps
+from labkit.measure.metrics import taken_in
+from labkit.measure.ordered import request_by_request
 from labkit.measure.records import UNRECORDED, Records, Window
-from labkit.measure.timing import TokenChunks, chunk_gaps, floats, request_metrics, token_chunks
+from labkit.measure.timing import equals, floats, ints, request_metrics
 
 Floats = npt.NDArray[np.float64]
 _MS: Final = 1e3
 
 
-def to_vllm_bench(records: Records, window: Window, *, model: str, date: str, tokenizer: str | None = None) -> dict[str, Any]:
+def to_vllm_bench(
+    records: Records | Digest, window: Window, *, model: str, date: str, tokenizer: str | None = None
+) -> dict[str, Any]:
     """One measurement as the dict that ``vllm bench serve`` saves, JSON-ready.
 
     Args:
@@ -35,58 +47,124 @@ def to_vllm_bench(records: Records, window: Window, *, model: str, date: str, to
         date: ``%Y%m%d-%H%M%S``, as vLLM writes it.
         tokenizer: ``tokenizer_id``; the model where ``None``.
     """
-    mine = of_measurement(records, window)
-    table = mine.requests
-    measured = np.array([phase == "measure" for phase in table["phase"].to_pylist()], bool)
-    table = table.filter(measured).sort_by("index")
-    mine = Records(requests=table, chunks=mine.chunks)
-    chunks = token_chunks(mine)
-    requests = request_metrics(mine, chunks)
-    gaps = chunk_gaps(mine, chunks)
-    ok = requests.ok
-    counted = np.nan_to_num(requests.output_tokens, nan=0.0)
-    output = np.where(ok, counted, 0).astype(np.int64)
-    asked = np.nan_to_num(floats(table, "isl"), nan=0.0)
-    prompt = np.where(np.isnan(requests.prompt_tokens), asked, requests.prompt_tokens).astype(np.int64)
-    ends = requests.end_ns[np.isfinite(requests.end_ns)]
-    duration_s = (float(ends.max()) - window.measure_ns) / 1e9 if len(ends) else 0.0
-    per_s = 1 / duration_s if duration_s > 0 else 0.0
-    several = ok & (output > 1)
-    tpot_s = (requests.e2e_s - requests.ttft_s)[several] / (output[several] - 1)
-    itls = _by_row(gaps.row, gaps.gap_s, len(table))
-    peak_tokens, peak_requests = _peaks(chunks, requests.ttft_s, requests.e2e_s, requests.first_token_ns, ok)
-    sent_s = floats(table, "sent_ns") / 1e9
-    return {
-        **_conditions(window.workload, model, tokenizer, date, len(table)),
-        "duration": duration_s,
-        "completed": int(ok.sum()),
-        "failed": int((~ok).sum()),
-        "total_input_tokens": int(prompt[ok].sum()),
-        "total_output_tokens": int(output.sum()),
-        "request_throughput": float(ok.sum() * per_s),
-        "request_goodput": None,
-        "output_throughput": float(output.sum() * per_s),
-        "total_token_throughput": float((prompt[ok].sum() + output.sum()) * per_s),
-        "input_lens": prompt.tolist(),
-        "output_lens": output.tolist(),
-        "ttfts": _plain(requests.ttft_s),
-        "itls": itls,
-        "latencies": _plain(requests.e2e_s),
-        "start_times": _plain(sent_s),
-        "queue_times": [0.0] * len(table),
-        "generated_texts": [""] * len(table),
-        "errors": [
-            "" if outcome == "ok" else f"{outcome}: {reason}"
-            for outcome, reason in zip(table["outcome"].to_pylist(), table["reason"].to_pylist(), strict=True)
-        ],
-        "max_output_tokens_per_s": peak_tokens,
-        "max_concurrent_requests": peak_requests,
-        "rtfx": 0.0,
-        **_statistics("ttft", requests.ttft_s[ok]),
-        **_statistics("tpot", tpot_s),
-        **_statistics("itl", gaps.gap_s[gaps.ok]),
-        **_statistics("e2el", requests.e2e_s[ok]),
-    }
+    export = _Export(records, window, model, date, tokenizer)
+    return {**export.before, "itls": list(export.itls()), **export.after()}
+
+
+def save_vllm_bench(
+    records: Records | Digest, window: Window, path: Path, *, model: str, date: str, tokenizer: str | None = None
+) -> None:
+    """The same as a file, written request by request: of the chunks a batch is in memory at a time; raises OSError."""
+    export = _Export(records, window, model, date, tokenizer)
+    with path.open("w", encoding="utf-8") as file:
+        file.write("{" + "".join(f"{_member(*item)}, " for item in export.before.items()) + '"itls": [')
+        for number, gaps in enumerate(export.itls()):
+            file.write(f"{', ' if number else ''}{json.dumps(gaps)}")
+        file.write("]" + "".join(f", {_member(*item)}" for item in export.after().items()) + "}")
+
+
+class _Export:
+    """One measurement: the members before the gaps, the gaps of each request, and the members after them.
+
+    ``after`` is complete once ``itls`` has been read to its end.
+    """
+
+    def __init__(self, records: Records | Digest, window: Window, model: str, date: str, tokenizer: str | None) -> None:
+        taken = taken_in(records, window)
+        rows = np.flatnonzero(equals(taken.requests, "phase", "measure"))
+        rows = rows[np.argsort(ints(taken.requests, "index")[rows], kind="stable")]
+        self._mine = mine = replace(taken, requests=taken.requests.take(pa.array(rows)), answers=taken.answers.select(rows))
+        self._found = found = request_metrics(mine)
+        self._gaps = taken.gaps.get(window.measurement, Gaps())
+        table = mine.requests
+        ok, counted = found.ok, np.nan_to_num(found.output_tokens, nan=0.0)
+        self._output = output = np.where(ok, counted, 0).astype(np.int64)
+        asked = np.nan_to_num(floats(table, "isl"), nan=0.0)
+        prompt = np.where(np.isnan(found.prompt_tokens), asked, found.prompt_tokens).astype(np.int64)
+        ends = found.end_ns[np.isfinite(found.end_ns)]
+        duration_s = (float(ends.max()) - window.measure_ns) / 1e9 if len(ends) else 0.0
+        per_s = 1 / duration_s if duration_s > 0 else 0.0
+        self._alive = ok & np.isfinite(found.e2e_s)
+        self._start_s = found.first_token_ns[self._alive] / 1e9 - found.ttft_s[self._alive]
+        self._zero_s = float(self._start_s.min(initial=np.inf))
+        self._tokens_s = np.zeros(1)
+        self.before: dict[str, Any] = {
+            **_conditions(window.workload, model, tokenizer, date, len(table)),
+            "duration": duration_s,
+            "completed": int(ok.sum()),
+            "failed": int(found.failed.sum()),
+            "total_input_tokens": int(prompt[ok].sum()),
+            "total_output_tokens": int(output.sum()),
+            "request_throughput": float(ok.sum() * per_s),
+            "request_goodput": None,
+            "output_throughput": float(output.sum() * per_s),
+            "total_token_throughput": float((prompt[ok].sum() + output.sum()) * per_s),
+            "input_lens": prompt.tolist(),
+            "output_lens": output.tolist(),
+            "ttfts": _plain(found.ttft_s),
+        }
+
+    def itls(self) -> Iterator[list[float]]:
+        """The gaps of each request in turn."""
+        begin, count = 0, len(self._mine.requests)
+        for batch in request_by_request(self._mine, np.arange(count)):
+            self._receive(batch)
+            end = int(batch.row[-1]) + 1
+            later = np.ones(len(batch), np.bool_)
+            later[batch.heads] = False
+            gaps = np.zeros(end - begin, np.int64)
+            gaps[batch.row[batch.heads] - begin] = batch.lengths - 1
+            gap_s = (np.diff(batch.t_ns, prepend=0) / 1e9)[later]
+            yield from (part.tolist() for part in np.split(gap_s, np.cumsum(gaps)[:-1]))
+            begin = end
+        yield from ([] for _ in range(begin, count))
+
+    def after(self) -> dict[str, Any]:
+        """What follows in vLLM's order."""
+        found, table, output, ok = self._found, self._mine.requests, self._output, self._found.ok
+        several = ok & (output > 1)
+        return {
+            "latencies": _plain(found.e2e_s),
+            "start_times": _plain(floats(table, "sent_ns") / 1e9),
+            "queue_times": [0.0] * len(table),
+            "generated_texts": [""] * len(table),
+            "errors": [
+                "" if outcome == "ok" else f"{outcome}: {reason}"
+                for outcome, reason in zip(table["outcome"].to_pylist(), table["reason"].to_pylist(), strict=True)
+            ],
+            "max_output_tokens_per_s": float(self._tokens_s.max()),
+            "max_concurrent_requests": self._most_alive(),
+            "rtfx": 0.0,
+            **_statistics("ttft", found.ttft_s[ok]),
+            **_statistics("tpot", (found.e2e_s - found.ttft_s)[several] / (output[several] - 1)),
+            **_gap_statistics(self._gaps),
+            **_statistics("e2el", found.e2e_s[ok]),
+        }
+
+    def _receive(self, chunks: TokenChunks) -> None:
+        """Count output tokens of completed requests, by the second since the first send of one."""
+        mine = self._alive[chunks.row]
+        if not mine.any():
+            return
+        seconds = np.maximum((chunks.t_ns[mine] / 1e9 - self._zero_s).astype(np.int64), 0)
+        more = np.bincount(seconds, np.maximum(chunks.tokens[mine], 1), len(self._tokens_s)).astype(np.float64)
+        more[: len(self._tokens_s)] += self._tokens_s
+        self._tokens_s = more
+
+    def _most_alive(self) -> int:
+        """Most requests alive in any second."""
+        if not self._alive.any():
+            return 0
+        first = (self._start_s - self._zero_s).astype(np.int64)
+        last = (self._start_s - self._zero_s + self._found.e2e_s[self._alive]).astype(np.int64)
+        change = np.zeros(int(last.max()) + 2, np.int64)
+        np.add.at(change, first, 1)
+        np.add.at(change, last + 1, -1)
+        return int(np.cumsum(change).max())
+
+
+def _member(name: str, value: Any) -> str:
+    return f"{json.dumps(name)}: {json.dumps(value)}"
 
 
 def _conditions(work: dict[str, Any], model: str, tokenizer: str | None, date: str, count: int) -> dict[str, Any]:
@@ -124,24 +202,13 @@ def _plain(seconds: Floats) -> list[float]:
     return values
 
 
-def _by_row(row: npt.NDArray[np.int64], values: Floats, rows: int) -> list[list[float]]:
-    counts = np.bincount(row, minlength=rows)
-    return [part.tolist() for part in np.split(values, np.cumsum(counts)[:-1])] if rows else []
-
-
-def _peaks(chunks: TokenChunks, ttft_s: Floats, e2e_s: Floats, first_ns: Floats, ok: npt.NDArray[np.bool_]) -> tuple[float, int]:
-    """Most output tokens, and most requests alive, in any second since the first send of a completed request."""
-    alive = ok & np.isfinite(e2e_s)
-    if not alive.any():
-        return 0.0, 0
-    start_s = first_ns[alive] / 1e9 - ttft_s[alive]
-    zero_s = float(start_s.min())
-    of_alive = alive[chunks.row]
-    seconds = (chunks.t_ns[of_alive] / 1e9 - zero_s).astype(np.int64)
-    tokens = np.bincount(np.maximum(seconds, 0), weights=np.maximum(chunks.tokens[of_alive], 1))
-    first = (start_s - zero_s).astype(np.int64)
-    last = (start_s - zero_s + e2e_s[alive]).astype(np.int64)
-    change = np.zeros(int(last.max()) + 2, np.int64)
-    np.add.at(change, first, 1)
-    np.add.at(change, last + 1, -1)
-    return float(tokens.max()), int(np.cumsum(change).max())
+def _gap_statistics(gaps: Gaps) -> dict[str, float | None]:
+    """As ``_statistics`` of ``itl``, of gaps that are counted and not listed."""
+    count = len(gaps)
+    if not count:
+        return _statistics("itl", np.zeros(0))
+    mean_s = gaps.total_ns / count / 1e9
+    square_s2 = sum(float(((gap_ns / 1e9 - mean_s) ** 2).sum()) for gap_ns, _, _ in gaps.parts()) / count
+    median_s, p99_s = gaps.percentiles_s((50, 99)).tolist()
+    found = {"mean": mean_s, "median": median_s, "std": square_s2**0.5, "p99": p99_s}
+    return {f"{name}_itl_ms": value * _MS for name, value in found.items()}

@@ -2,7 +2,7 @@
 
 A value that a card does not give is absent from the reading and has a reason in ``missing``; it is never 0. Answers that cannot
 change (not supported, no permission, too old a driver) are asked for once; those that can (a lost GPU, a time-out) are asked
-again.
+again, and so is whatever was given once.
 
 Plain "utilisation" is the fraction of time in which *any* kernel ran and cannot show saturation. Hopper's GPM counters can:
 how many SMs were busy, how full they were, how long the tensor cores and the DRAM worked. They are differences of two
@@ -121,9 +121,28 @@ class Nvml:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._shut_down()
+        self._gpus.clear()
+
+    def reopen(self) -> None:
+        """End NVML and begin again, with the same GPUs: after a reset or a reload of the driver nothing else brings them back.
+
+        Raises:
+            NvmlUnavailable: it does not begin; the GPUs' readings give reasons until another try succeeds.
+        """
+        self._shut_down()
+        self.__enter__()
+        for gpu in self._gpus:
+            with contextlib.suppress(NvmlUnavailable):
+                self.renew(gpu)
+
+    def renew(self, gpu: Gpu) -> None:
+        """Find a GPU again that does not answer; raises NvmlUnavailable where it is not there."""
+        gpu.renew(self._handle(gpu.index))
+
+    def _shut_down(self) -> None:
         for gpu in self._gpus:
             gpu.close()
-        self._gpus.clear()
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
 
@@ -140,13 +159,15 @@ class Nvml:
         Raises:
             NvmlUnavailable: there is no such GPU, or it does not answer.
         """
-        try:
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        except pynvml.NVMLError as error:
-            raise NvmlUnavailable(f"GPU {index}: {reason_of(error)}", remedy="look at nvidia-smi -L") from None
-        gpu = Gpu(index, handle)
+        gpu = Gpu(index, self._handle(index))
         self._gpus.append(gpu)
         return gpu
+
+    def _handle(self, index: int) -> Any:
+        try:
+            return pynvml.nvmlDeviceGetHandleByIndex(index)
+        except pynvml.NVMLError as error:
+            raise NvmlUnavailable(f"GPU {index}: {reason_of(error)}", remedy="look at nvidia-smi -L") from None
 
 
 class Gpu:
@@ -159,6 +180,7 @@ class Gpu:
         self._values: dict[str, float] = {}
         self._missing: dict[str, str] = {}
         self._never: dict[str, str] = {}
+        self._given: set[str] = set()
         self._totals: dict[str, tuple[int, float]] = {}
         self._blocking: dict[str, tuple[int, float]] = {}
         self._gpm = Gpm(handle)
@@ -184,6 +206,13 @@ class Gpu:
         missing = {name: why for name, why in self._missing.items() if name not in self._values}
         return GpuReading((start_ns + now_ns) // 2, self._values, missing)
 
+    def renew(self, handle: Any) -> None:
+        """Read it under another handle from now on; rates begin anew."""
+        self.close()
+        self.handle, self._gpm = handle, Gpm(handle)
+        self._totals.clear()
+        self._blocking.clear()
+
     def close(self) -> None:
         """Give back what the GPM samples hold."""
         self._gpm.close()
@@ -199,6 +228,7 @@ class Gpu:
         except pynvml.NVMLError as error:
             self._refused(key, names, error.value)
             return
+        self._given.add(key)
         for name, answer in zip(names, answers, strict=True):
             if isinstance(answer, str):
                 self._missing[name] = answer
@@ -208,7 +238,7 @@ class Gpu:
     def _refused(self, key: str, names: tuple[str, ...], code: int) -> None:
         why = reason_of(pynvml.NVMLError(code))
         self._missing.update(dict.fromkeys(names, why))
-        if code in FOREVER:
+        if code in FOREVER and key not in self._given:
             self._never[key] = why
 
     def _fields(self) -> None:
@@ -231,7 +261,9 @@ class Gpu:
             value = _field_value(answer)
             if value is None:
                 self._refused(f"field {name}", (name,), answer.nvmlReturn or pynvml.NVML_ERROR_UNKNOWN)
-            elif name == "power_instant_w":
+                continue
+            self._given.add(f"field {name}")
+            if name == "power_instant_w":
                 self._values[name] = value / 1e3
             else:
                 self._rate(name, now_ns, value * _TOTALS[name][2])

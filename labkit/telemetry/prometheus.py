@@ -1,10 +1,11 @@
 """The engines' own counters: ``/metrics`` of every worker and of the router, folded into plain names.
 
 A worker exports hundreds to thousands of lines, most of them histogram buckets. A scrape keeps the families of ``PREFIXES``,
-drops buckets, creation times and info lines, and folds labels: ``engine`` and ``model_name`` go (they say nothing that the
-source does not), others stay in sorted order: ``vllm:prompt_tokens_by_source_total{source="local_compute"}``. No name is
-assumed: what a version exports is what is recorded. Several engines in one worker fold into one value: counts add up, shares
-    (``…_perc``) are averaged.
+drops buckets, creation times and info lines, and folds labels: ``engine``, ``model_name`` and those that Dynamo adds go (they say
+nothing that the source does not, but for the frontend's ``worker_id``), others stay in sorted order:
+``vllm:prompt_tokens_by_source_total{source="local_compute"}``. No name is assumed: what a version exports is what
+is recorded. Several engines in one worker fold into one value: counts add up, shares
+(``…_perc``) are averaged.
 
 Names are parsed once each by prometheus_client and then remembered, which makes a scrape of 700 lines cost well below a
 millisecond.
@@ -23,7 +24,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from labkit.errors import TelemetryError
 
 PREFIXES: Final = ("vllm:", "vllm_router_", "dynamo_")
-_DROPPED_LABELS: Final = {"engine", "model_name"}
+_DROPPED_LABELS: Final = {"engine", "model_name", "model", "dynamo_namespace", "dynamo_component"}
+#: What ``dynamo.vllm`` adds to vLLM's own metrics when it passes them through; the same names mean something elsewhere.
+_PASSED_THROUGH: Final = {"worker_id", "dynamo_endpoint"}
 _DROPPED_SUFFIXES: Final = ("_bucket", "_created", "_info")
 _SHARES: Final = ("_perc", "_percent", "_ratio", "_fraction", "_usage")
 _MOST_NAMES: Final = 20_000
@@ -77,7 +80,8 @@ def _folded(line: str) -> str | None:
         raise ValueError(line)
     if sample.name.endswith(_DROPPED_SUFFIXES) or "quantile" in sample.labels:
         return None
-    labels = [f'{k}="{v}"' for k, v in sorted(sample.labels.items()) if k not in _DROPPED_LABELS]
+    dropped = _DROPPED_LABELS | _PASSED_THROUGH if sample.name.startswith("vllm:") else _DROPPED_LABELS
+    labels = [f'{k}="{v}"' for k, v in sorted(sample.labels.items()) if k not in dropped]
     return sample.name + (f"{{{','.join(labels)}}}" if labels else "")
 
 

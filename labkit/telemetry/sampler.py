@@ -18,9 +18,9 @@ from typing import Final, Protocol
 from labkit.errors import TelemetryError
 from labkit.telemetry.gpm import NEEDS_TWO
 from labkit.telemetry.gpu_processes import ForeignProcesses
+from labkit.telemetry.gpu_session import GpuSession, in_short
 from labkit.telemetry.host import HostSampler
-from labkit.telemetry.nvml import Gpu, GpuReading, Nvml
-from labkit.telemetry.nvml_errors import NvmlUnavailable
+from labkit.telemetry.nvml_errors import GPU_SOURCE, HANGS, NvmlUnavailable, remedy_of
 from labkit.telemetry.prometheus import Scraper
 from labkit.telemetry.spans import Progress, RequestSpan, SpanReceiver
 
@@ -72,6 +72,7 @@ class Sampler:
         gpus: NVML indices to read; ``None`` for all.
         nvml_hz, host_hz, prometheus_hz: readings per second and source.
         lab_pids: roots of the lab's own process trees; their CPU is not foreign.
+        hang_s: NVML hangs where a reading takes longer.
     """
 
     def __init__(
@@ -83,10 +84,12 @@ class Sampler:
         host_hz: float = 4.0,
         prometheus_hz: float = 2.0,
         lab_pids: Sequence[int] = (),
+        hang_s: float = 3.0,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self._sink = sink
         self._gpus = gpus
+        self._hang_s = hang_s
         self._hz = (nvml_hz, host_hz, prometheus_hz)
         self._clock = clock
         self._missing: dict[str, dict[str, str]] = {}
@@ -125,7 +128,7 @@ class Sampler:
         for target in self._scrapes.keys() - wanted:
             self._scrapes.pop(target).cancel()
             if target[0] not in {name for name, _ in wanted}:
-                self._missing.pop(f"{target[0]}/metrics", None)
+                self._missing.pop(f"{target[0]} metrics", None)
         for target in wanted - self._scrapes.keys():
             self._scrapes[target] = asyncio.create_task(self._scrape(*target))
         no_page = {f"{w.name}/metrics": "this worker has no metrics page" for w in workers if not w.metrics_url}
@@ -166,29 +169,32 @@ class Sampler:
 
     async def _sample_gpus(self, hz: float) -> None:
         loop, thread = asyncio.get_running_loop(), self._threads[0]
-        nvml = Nvml()
+        session = GpuSession(self._gpus, clock=self._clock)
         try:
-            await loop.run_in_executor(thread, nvml.__enter__)
+            self._report("gpu", await loop.run_in_executor(thread, session.open))
         except NvmlUnavailable as error:
             self._report("gpu", {"gpu": error.what})
             return
         try:
-            gpus, reasons = await loop.run_in_executor(thread, self._open_gpus, nvml)
-            self._report("gpu", reasons)
-
-            async def tick() -> None:
-                for source, reading in await loop.run_in_executor(thread, _read_gpus, gpus):
-                    self._sink.samples(reading.t_ns, source, reading.values)
-                    self._report(source, {f"{source}/{metric}": why for metric, why in reading.missing.items()})
-
-            if gpus:
-                others = await loop.run_in_executor(thread, ForeignProcesses, gpus, self._clock)
+            if session.gpus:
+                others = await loop.run_in_executor(thread, ForeignProcesses, session.gpus, self._clock)
                 looking = asyncio.create_task(self._every(_PROCESSES_HZ, partial(self._sample_processes, others)))
                 self._tasks.append(looking)
-                await self._every(hz, tick)
+                await self._every(hz, partial(self._read_gpus, session))
         finally:
             with contextlib.suppress(RuntimeError):
-                thread.submit(nvml.__exit__, None, None, None)
+                thread.submit(session.close)
+
+    async def _read_gpus(self, session: GpuSession) -> None:
+        reading = asyncio.get_running_loop().run_in_executor(self._threads[0], session.read)
+        _, hangs = await asyncio.wait([reading], timeout=self._hang_s)
+        if hangs:
+            self._report("hang", dict.fromkeys((f"gpu{gpu.index}" for gpu in session.gpus), HANGS))
+        found = await reading
+        self._report("hang", {})
+        for source, values in found:
+            self._sink.samples(values.t_ns, source, values.values)
+            self._report(source, in_short(source, values))
 
     async def _sample_processes(self, others: ForeignProcesses) -> None:
         own = self._host.members(self._workers)
@@ -199,23 +205,6 @@ class Sampler:
                 self._sink.samples(found.t_ns, found.source, found.values)
             group = f"{found.source} processes"
             self._report(group, {f"{found.source}/{metric}": why for metric, why in found.missing.items()})
-
-    def _open_gpus(self, nvml: Nvml) -> tuple[list[Gpu], dict[str, str]]:
-        """The GPUs to read, and why others cannot be read. Runs on the NVML thread."""
-        gpus: list[Gpu] = []
-        reasons: dict[str, str] = {}
-        try:
-            indices = range(nvml.count()) if self._gpus is None else self._gpus
-        except NvmlUnavailable as error:
-            return [], {"gpu": error.what}
-        for index in indices:
-            try:
-                gpus.append(nvml.gpu(index))
-            except NvmlUnavailable as error:
-                reasons[f"gpu{index}"] = error.what
-        if not gpus and not reasons:
-            reasons["gpu"] = "the driver sees no GPU" if self._gpus is None else "no GPU was asked for"
-        return gpus, reasons
 
     async def _sample_host(self) -> None:
         reading = await asyncio.get_running_loop().run_in_executor(self._threads[1], self._host.read)
@@ -267,11 +256,8 @@ class Sampler:
             if before.get(key) != why and why != NEEDS_TWO:
                 news.setdefault(why, []).append(key)
         for why, keys in news.items():
-            self._sink.note(now_ns, f"{', '.join(keys)}: {why}")
+            remedy = f" → {remedy_of(why)}" if any(GPU_SOURCE.fullmatch(key) for key in keys) else ""
+            self._sink.note(now_ns, f"{', '.join(keys)}: {why}{remedy}")
         back = [key for key, why in before.items() if key not in missing and why != NEEDS_TWO]
         if back:
             self._sink.note(now_ns, f"{', '.join(back)}: answers again")
-
-
-def _read_gpus(gpus: Sequence[Gpu]) -> list[tuple[str, GpuReading]]:
-    return [(f"gpu{gpu.index}", gpu.read()) for gpu in gpus]

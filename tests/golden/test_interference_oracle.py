@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from labkit.measure.interference import Interference, interference
+from labkit.measure.overlap import overlaps
 from tests.support.worlds import World, engine, overlap_ratio, regular
 
 
@@ -54,3 +55,34 @@ def test_gaps_and_their_ratio_are_those_of_plain_loops(effect: float, workers: i
         assert (one.overlapped, one.clear) == (seen, clear)
         assert one.value + one.bias == pytest.approx(ratio, rel=1e-6, abs=1e-6)
     assert overlap_ratio(world) == pytest.approx(found["worker"].value, abs=0.6 * effect + 0.1), "of the same kind, diluted"
+
+
+def beside(world: World) -> list[tuple[int, float]]:
+    """Prompt tokens under way on the worker at the middle of every gap, and its length."""
+    delay, length, found = late(world), world.window.length_s, []
+    for one in world.served:
+        for begin, end in pairwise(one.tokens_s):
+            if one.sent_s < 0 or begin < 0 or end >= length:
+                continue
+            others = (
+                other.isl
+                for other in world.served
+                if other is not one
+                and other.worker == one.worker
+                and max(0.0, other.prefill_s[0] + delay) <= (begin + end) / 2 < min(length, other.prefill_s[1] + delay)
+            )
+            found.append((sum(others), end - begin))
+    return found
+
+
+def test_bins_hold_the_gaps_of_plain_loops() -> None:
+    world = engine(5, 0.0, topology="2A", workers=2, noise=regular, length_s=40, rate=3.0, isls=(100, 300, 800), per_token_s=3e-4)
+    expected = beside(world)
+    bins = overlaps({"side": world.measured})["side"]["worker"].bins
+    assert {each.name for each in bins} == {"no prefill", "100", "300", "800"}
+    for each in bins:
+        gaps = sorted(gap for tokens, gap in expected if each.least <= tokens <= each.most)
+        assert each.n == len(gaps)
+        assert each.mean_s.estimate == pytest.approx(sum(gaps) / len(gaps))
+        middle = (len(gaps) - 1) / 2
+        assert each.p50_s.estimate == pytest.approx((gaps[int(middle)] + gaps[int(middle + 0.5)]) / 2)

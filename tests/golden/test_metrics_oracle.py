@@ -71,7 +71,9 @@ def oracle(rows: list[dict[str, Any]], bounds: Window, slo: Slo | None, *, open_
         return [value for value in values if value is not None]
 
     out["window_s"] = length
-    out["requests"], out["completed"], out["failed"] = len(measured), len(done), len(measured) - len(done)
+    stopped = [row for row in measured if row["outcome"] == "cancelled"]
+    out["requests"], out["completed"], out["cancelled"] = len(measured), len(done), len(stopped)
+    out["failed"] = len(measured) - len(done) - len(stopped)
     out["straddled"] = sum(row["straddled"] for row in measured)
     lags = [(row["sent_ns"] - row["scheduled_ns"]) / 1e9 for row in measured if row["sent_ns"] is not None]
     oracle_distribution(out, "send_lag", lags)
@@ -138,8 +140,20 @@ def oracle(rows: list[dict[str, Any]], bounds: Window, slo: Slo | None, *, open_
                     meets = False
             judged &= sure or not meets
             good += meets and sure
+        origin, late = "scheduled_ns" if open_loop else "sent_ns", 0
+        for row in stopped:
+            if row["end_ns"] is None:
+                continue
+            began, sent = (row["scheduled_ns"] if row[name] is None else row[name] for name in (origin, "sent_ns"))
+            first = ttft(row, origin)
+            no_token_s = (row["end_ns"] - began) / 1e9 if first is None else first
+            late += (slo.ttft_s is not None and no_token_s > slo.ttft_s) or (
+                slo.e2e_s is not None and (row["end_ns"] - sent) / 1e9 > slo.e2e_s
+            )
         if judged:
-            out["goodput_request_s"], out["slo_attainment"] = good / length, good / len(measured)
+            out["goodput_request_s"] = good / length
+            of = len(measured) - len(stopped) + late
+            out["slo_attainment"] = good / of if of else None
     return out
 
 
@@ -229,6 +243,20 @@ def test_failures_miss_the_slo_and_count_in_its_denominator():
     assert found["slo_attainment"] == pytest.approx(1 / 6)
     assert found["output_tok_s"] == pytest.approx(20 / 10), "tokens of requests that failed were made all the same"
     assert found["ttft_n"] == 1
+
+
+def test_what_a_stop_cancelled_is_neither_done_nor_failed_and_misses_only_what_it_had_missed_by_then():
+    waiting = request(1, [], scheduled_ns=0, sent_ns=0, outcome="cancelled", end_ns=3 * SECOND, output_tokens=None)
+    begun = request(2, [(SECOND, 1, True)], scheduled_ns=0, sent_ns=0, outcome="cancelled", end_ns=3 * SECOND, output_tokens=None)
+    rows = [steady(0), waiting, begun, steady(3, outcome="short")]
+    found = check(rows, slo=Slo(ttft_s=10))
+    assert (found["requests"], found["completed"], found["failed"], found["cancelled"]) == (4, 1, 1, 2)
+    assert found["slo_attainment"] == 1 / 2, "neither had missed it"
+    assert check(rows, slo=Slo(ttft_s=2))["slo_attainment"] == pytest.approx(1 / 3), "one had waited longer without a token"
+    assert check(rows, slo=Slo(ttft_s=0.5))["slo_attainment"] == 1 / 4
+    assert check(rows, slo=Slo(e2e_s=2))["slo_attainment"] == 1 / 4, "both were under way for longer"
+    assert check([waiting], slo=Slo(ttft_s=10))["slo_attainment"] is None
+    assert check([waiting], slo=Slo(ttft_s=10))["goodput_request_s"] == 0
 
 
 def test_open_loop_slo_counts_from_the_schedule_and_closed_loop_from_the_send():

@@ -2,7 +2,8 @@
 
 Written apart from labkit and importing nothing of it, so that no mistake can cancel itself out. The model name selects the
 behaviour (``BEHAVIOURS``), with options behind a question mark: ``plain?ttft=30&itl=5`` (milliseconds), ``text=0``
-(tokens without text), ``most=200`` (longer prompts are refused, in token ids or messages). Completions and chat.
+(tokens without text), ``most=200`` (longer prompts are refused, in token ids or messages), ``nagle=1`` (no TCP_NODELAY).
+Completions and chat.
 Runs inside a test (``OracleServer`` starts a thread with a loop of its own) or as a process:
 ``python tests/support/oracle_server.py --port 0`` prints its port, and writes its log as JSON lines to ``--log FILE`` at exit.
 """
@@ -16,6 +17,7 @@ import hashlib
 import json
 import math
 import signal
+import socket
 import ssl
 import threading
 import time
@@ -117,6 +119,8 @@ class Connection:
         )
         self.oracle.log.append(truth)
         options = {k: float(v) for k, v in parse_qsl(query)}
+        at_once = 0 if options.get("nagle") else 1
+        self.writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, at_once)
         keep = await self._answer(truth, asked, options)
         truth.ended_ns = time.perf_counter_ns()
         return keep and headers.get("connection", "").lower() != "close"

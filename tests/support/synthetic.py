@@ -76,9 +76,14 @@ def run(
     spans: bool = True,
     samples: bool = True,
     fail: float = 0.0,
+    ends: str = "cut",
     tokens_known: bool = True,
 ) -> tuple[Records, dict[str, Any]]:
-    """``(records, manifest)`` of one run with a window for each entry of ``sides``; repeats count within a side."""
+    """``(records, manifest)`` of one run with a window for each entry of ``sides``; repeats count within a side.
+
+    Args:
+        fail: share of the requests that end half way, with the outcome ``ends``.
+    """
     tables: dict[str, list[dict[str, Any]]] = {"requests": [], "chunks": [], "samples": [], "spans": [], "events": []}
     windows: list[Window] = []
     epochs: list[dict[str, Any]] = []
@@ -109,8 +114,8 @@ def run(
         first = len(tables["requests"])
         for job in jobs:
             phase = "warmup" if job.ready_s < warmup_s else "measure"
-            failed = rng.random() < fail
-            _request(tables, first + job.index, number, job, start_s, phase, failed, tokens_known)
+            outcome = ends if rng.random() < fail else "ok"
+            _request(tables, first + job.index, number, job, start_s, phase, outcome, tokens_known)
         if spans:
             for worker, role, job, begin, prefill, decode in worked:
                 _span(tables["spans"], first, start_s, worker, role, job, begin, prefill, decode)
@@ -190,8 +195,9 @@ def _deploy(jobs: list[_Job], topology: Topology, rng: np.random.Generator) -> t
 
 
 def _request(
-    tables: dict[str, list[Any]], request: int, number: int, job: _Job, start_s: float, phase: str, failed: bool, known: bool
+    tables: dict[str, list[Any]], request: int, number: int, job: _Job, start_s: float, phase: str, outcome: str, known: bool
 ) -> None:
+    failed = outcome != "ok"
     send, end = start_s + job.ready_s, start_s + job.tokens_s[-1] + 0.002
     kept = job.tokens_s[: len(job.tokens_s) // 2] if failed else job.tokens_s
     tables["requests"].append(
@@ -207,7 +213,7 @@ def _request(
             "end_ns": int(end * SECOND),
             "isl": 512,
             "osl": job.osl,
-            "outcome": "cut" if failed else "ok",
+            "outcome": outcome,
             "http_status": 200,
             "reason": None,
             "done": not failed,

@@ -6,9 +6,9 @@ prefills know nothing of each other, except that both may be more frequent in bu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ class Served:
     sent_s: float
     prefill_s: tuple[float, float]
     tokens_s: list[float] = field(default_factory=list)
+    isl: int = 8
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ def engine(
     parts: int = 1,
     ahead: bool = False,
     spans: bool = True,
+    isls: Sequence[int] = (8,),
+    per_token_s: float = 0.0,
+    chunk: int | None = None,
 ) -> World:
     """Workers that take turns in getting requests. A step with a prefill takes (1 + effect) times as long as without.
 
@@ -89,6 +93,9 @@ def engine(
         parts: steps that a prefill takes.
         ahead: a prefill is scheduled one step before it is computed.
         spans: whether the engine tells.
+        isls: prompt lengths, taken in turn.
+        per_token_s: what each token of a prompt adds to its steps, in equal parts, besides.
+        chunk: most tokens of a step, in place of ``parts``.
     """
     rng = np.random.default_rng(seed)
     at = rate if callable(rate) else lambda _: float(rate)
@@ -97,26 +104,33 @@ def engine(
     arrivals = [t for t in arrivals if t < length_s and rng.random() < at(t) / most]
     served = []
     for number in range(workers):
-        served += _steps(rng, arrivals[number::workers], f"w{number}", effect, noise, osl, step_s, per_request_s, parts, ahead)
+        served += _steps(
+            rng, arrivals[number::workers], f"w{number}", effect, noise, osl, step_s, per_request_s, parts, ahead,
+            cycle(isls), per_token_s, chunk,
+        )  # fmt: skip
     return _records(served, length_s, topology, spans=spans)
 
 
 def _steps(
     rng: Rng, arrivals: Sequence[float], worker: str, effect: float, noise: Noise, osl: int, step_s: float, each_s: float,
-    parts: int, ahead: bool,
+    parts: int, ahead: bool, isls: Iterator[int], token_s: float, chunk: int | None,
 ) -> list[Served]:  # fmt: skip
     served: list[Served] = []
     running: list[Served] = []
     new: Served | None = None
+    share_s = 0.0
     waiting, now, before, left = list(arrivals), -10.0, -10.0, 0
     while waiting or running or new:
         if new is None and waiting and waiting[0] <= now:
             scheduled = before if ahead and running else now
-            new, left = Served(worker, waiting.pop(0), (scheduled + 0.0001, now)), parts
+            new = Served(worker, waiting.pop(0), (scheduled + 0.0001, now), isl=next(isls))
+            left = -(-new.isl // chunk) if chunk else parts
+            share_s = token_s * new.isl / left  # of a last, smaller chunk as of the others
         if new is None and not running:
             before = now = waiting[0]
             continue
         took = (step_s + each_s * len(running)) * noise(rng) * (1 + effect * (new is not None))
+        took += share_s if new is not None else 0.0
         before, now, left = now, now + took, left - 1
         if new is not None and not left:
             new.prefill_s = (new.prefill_s[0], now)
@@ -140,6 +154,7 @@ def scattered(
     pace: Callable[[float], float] = lambda _: 1.0,
     length_s: float = 60.0,
     spell_s: float = 3.0,
+    isls: Sequence[int] = (8,),
 ) -> World:
     """Gaps and prefills without any effect on each other.
 
@@ -150,9 +165,10 @@ def scattered(
         prefill_s: how long each takes.
         pace: what gaps and prefills are multiplied with, asked once a spell.
         length_s, spell_s: of the measure phase and of a spell.
+        isls: prompt lengths, taken in turn.
     """
     rng = np.random.default_rng(seed)
-    served = []
+    served, lengths = [], cycle(isls)
     for begin in np.arange(0, length_s, spell_s):
         n, slow = streams(float(begin)), pace(float(begin))
         for _ in range(n):
@@ -163,7 +179,7 @@ def scattered(
             served.append(Served("w0", tokens[0], (tokens[0] - 2e-6, tokens[0] - 1e-6), tokens))
         for start in begin + spell_s * rng.random(rng.poisson(prefill_rate(n) * spell_s)):
             end = start + prefill_s * slow
-            served.append(Served("w0", start, (start, end), [end]))
+            served.append(Served("w0", start, (start, end), [end], isl=next(lengths)))
     return _records(served, length_s, "1A", spans=True)
 
 
@@ -188,8 +204,8 @@ def _records(served: Sequence[Served], length_s: float, topology: str, *, spans:
         {
             "request": number, "measurement": 0, "index": number, "epoch": 0, "shard": 0, "straddled": False, "done": True,
             "phase": "measure" if one.sent_s >= 0 else "warmup", "scheduled_ns": ns(one.sent_s), "sent_ns": ns(one.sent_s),
-            "end_ns": ns(one.tokens_s[-1]), "isl": 8, "osl": len(one.tokens_s), "outcome": "ok", "http_status": 200,
-            "prompt_tokens": 8, "output_tokens": len(one.tokens_s), "tokens_from": "usage", "server_id": f"cmpl-r{number}",
+            "end_ns": ns(one.tokens_s[-1]), "isl": one.isl, "osl": len(one.tokens_s), "outcome": "ok", "http_status": 200,
+            "prompt_tokens": one.isl, "output_tokens": len(one.tokens_s), "tokens_from": "usage", "server_id": f"cmpl-r{number}",
         }
         for number, one in enumerate(served)
     ]  # fmt: skip
@@ -197,7 +213,7 @@ def _records(served: Sequence[Served], length_s: float, topology: str, *, spans:
         {
             "worker": one.worker, "server_id": f"cmpl-r{number}-0", "start_ns": ns(one.sent_s),
             "queue_s": one.prefill_s[0] - one.sent_s, "prefill_s": one.prefill_s[1] - one.prefill_s[0],
-            "decode_s": one.tokens_s[-1] - one.tokens_s[0],
+            "decode_s": one.tokens_s[-1] - one.tokens_s[0], "prompt_tokens": one.isl,
         }
         for number, one in enumerate(served)
     ]  # fmt: skip

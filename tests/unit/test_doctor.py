@@ -5,6 +5,7 @@ import resource
 import sys
 from collections import namedtuple
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from labkit.cli.main import main
 from labkit.doctor import Check, examine
 from labkit.serve import interpreter
 from labkit.serve.hardware import Core, Gpu, Node
+from labkit.whatif.aiconfigurator import VERSION
 
 GIB = 2**30
 CPU_NODE = Node((), (Core(0, (0, 0)), Core(1, (0, 1))), 24 * GIB, 12 * GIB, no_gpu="no NVIDIA driver")
@@ -107,7 +109,29 @@ def test_cuda_vllm_without_a_gpu_is_not_an_engine(monkeypatch: pytest.MonkeyPatc
 
 def test_dynamo_is_optional(monkeypatch: pytest.MonkeyPatch):
     engines(monkeypatch, {k: v for k, v in CPU_ENGINES.items() if k != "ai-dynamo"})
-    assert check("Dynamo") == Check("Dynamo", "warning", "ai-dynamo is not installed", "make setup")
+    assert check("Dynamo") == Check("Dynamo", "warning", "ai-dynamo is not installed: no Lab(engine='dynamo')", "make setup")
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "says", "remedy"),
+    [
+        (VERSION, "ok", f"aiconfigurator {VERSION}", None),
+        ("0.1", "warning", f"aiconfigurator 0.1: the what-if needs {VERSION}", f"pip install aiconfigurator=={VERSION}"),
+        (None, "warning", "aiconfigurator is not installed: no what-if for other GPUs", "make setup"),
+    ],
+)
+def test_projections_need_their_version(
+    monkeypatch: pytest.MonkeyPatch, found: str | None, state: str, says: str, remedy: str | None
+):
+    def version(name: str) -> str:
+        if found is None:
+            raise metadata.PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr(metadata, "version", version)
+    seen = check("AIConfigurator")
+    assert (seen.state, seen.found) == (state, says)
+    assert seen.remedy is None if remedy is None else str(seen.remedy).endswith(remedy)
 
 
 def test_engines_elsewhere_are_installed_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

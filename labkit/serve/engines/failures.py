@@ -83,6 +83,12 @@ def explain(log: str, exit_code: int | None) -> Failure:
     return Failure(cause, "read the whole log; the command above starts the worker by hand")
 
 
+def last_lines(log: str, count: int = 4) -> tuple[str, ...]:
+    """What a process said last, without colours and empty lines."""
+    said = [line.rstrip() for line in _ANSI.sub("", log).splitlines()]
+    return tuple(line for line in said if line)[-count:]
+
+
 def _cause(log: str) -> str | None:
     found, head = None, False
     for raw in log.splitlines():

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
 
 from labkit.errors import SpecError
 from labkit.serve.engines import vllm_entry
-from labkit.serve.engines.base import Command, EngineOptions, Plan, WorkerSpec
+from labkit.serve.engines.base import Command, EngineOptions, Plan, RouterSpec, WorkerSpec, check_router_mode
+from labkit.serve.memory import CPU_KV_BYTES
 from labkit.serve.models import ServedModel
 from labkit.spec import Role, Topology
 
@@ -22,8 +25,19 @@ _CPU_BLOCK_TOKENS = 32  # CPU attention needs a multiple of 32
 _NIXL_POLL_US = 2000  # an idle worker takes 2 % of a core with it, and 80-90 % without a pause
 _CUDA_OVERHEAD_BYTES = 3 * _GIB  # CUDA context, graphs and activations of one worker, when memory is divided by hand
 
+#: Variables read when a worker starts and not when vLLM is imported: workers that differ in them alone share a fork server.
+_READ_LATE = frozenset(
+    {
+        "VLLM_NIXL_SIDE_CHANNEL_PORT",
+        "OTEL_SERVICE_NAME",
+        "LABKIT_PIN_CORES",
+        "VLLM_CPU_KVCACHE_SPACE",
+        "VLLM_ENABLE_V1_MULTIPROCESSING",
+    }
+)
+
 #: Lines of vLLM's log that announce a start-up stage, in the order of the stages.
-_STAGES = (
+STAGES: Final = (
     ("reading arguments", re.compile(r"non-default args")),
     ("starting the engine", re.compile(r"Initializing a V1 LLM engine")),
     ("loading weights", re.compile(r"Starting to load model|Loading weights took")),
@@ -42,51 +56,51 @@ class Vllm:
     """
 
     name = "vllm"
+    router_modes: tuple[str, ...] = ("round-robin",)
+    registry = None
+    dialect_known = True
+    highest_port = 65535
 
     def __init__(self, python: str) -> None:
         self.python = python
 
     def worker(self, spec: WorkerSpec, model: ServedModel, options: EngineOptions) -> Command:
-        """Command and environment of one worker: with GPUs on CUDA, else on vLLM's CPU backend."""
-        on_gpu = bool(spec.devices.gpus)
-        transfer = {"kv_connector": "NixlConnector", "kv_role": "kv_both", "kv_buffer_device": "cuda" if on_gpu else "cpu"}
-        argv = [
-            *(self.python, vllm_entry.__file__),
-            *("--model", str(model.path), "--served-model-name", model.name, "--load-format", model.load_format),
-            *("--host", "127.0.0.1", "--port", str(spec.port), "--disable-uvicorn-access-log"),
-            *("--seed", "0"),
-            *("--kv-transfer-config", json.dumps(transfer)),
-            "--enable-prefix-caching" if options.prefix_caching else "--no-enable-prefix-caching",
-        ]
-        if model.max_model_len:
-            argv += ["--max-model-len", str(model.max_model_len)]
-        if spec.otlp_endpoint:
-            argv += ["--otlp-traces-endpoint", spec.otlp_endpoint]
-        if options.max_num_batched_tokens:
-            argv += ["--max-num-batched-tokens", str(options.max_num_batched_tokens)]
-        if options.max_num_seqs:
-            argv += ["--max-num-seqs", str(options.max_num_seqs)]
-        if spec.tp > 1:
-            argv += ["--tensor-parallel-size", str(spec.tp)]
-        if options.enforce_eager if options.enforce_eager is not None else not on_gpu:
-            argv.append("--enforce-eager")
-        device_argv, device_env = (_cuda if on_gpu else _cpu)(spec, model, options)
-        env = {**_common_env(spec, model), **device_env, **options.extra_env}
-        return Command((*argv, *device_argv, *options.extra_args), env)
+        """Command and environment of one worker: with GPUs on CUDA, else on vLLM's CPU backend.
 
-    def router(self, port: int, metrics_port: int, workers: Mapping[str, Role]) -> Command:
+        Raises:
+            SpecError: a router mode that is not vLLM's; a model that its CPU backend cannot serve.
+        """
+        check_router_mode(self, options)
+        engine, env = engine_command(spec, model, options)
+        argv = [
+            *(self.python, vllm_entry.__file__, "--host", spec.net.address, "--port", str(spec.port)),
+            "--disable-uvicorn-access-log",
+            *engine,
+        ]
+        return Command((*argv, *options.extra_args), {**env, **options.extra_env})
+
+    def fork_server(self, worker: Command) -> Command | None:
+        """The entry script, which imports vLLM in the worker's environment and forks."""
+        return Command((self.python, vllm_entry.__file__, "--fork-server"), read_early(worker.env))
+
+    def router(self, spec: RouterSpec) -> Command:
         """Command of the router: aggregated where every worker is, else prefill/decode over NIXL; round-robin in both."""
         argv = [
-            *(self.python, "-m", "vllm_router.launch_router", "--host", "127.0.0.1", "--port", str(port)),
-            *("--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics_port), "--policy", "round_robin"),
+            *(self.python, "-m", "vllm_router.launch_router", "--host", "127.0.0.1", "--port", str(spec.port)),
+            *("--prometheus-host", "127.0.0.1", "--prometheus-port", str(spec.metrics_port), "--policy", "round_robin"),
             *("--worker-startup-check-interval", "1", "--disable-retries", "--disable-circuit-breaker"),
         ]
-        if Role.AGGREGATED in workers.values():
-            return Command((*argv, "--worker-urls", *workers))
+        env = _direct(spec.workers)
+        if Role.AGGREGATED in spec.workers.values():
+            return Command((*argv, "--worker-urls", *spec.workers), env)
         argv += ["--vllm-pd-disaggregation", "--kv-connector", "nixl"]
-        for url, role in workers.items():
+        for url, role in spec.workers.items():
             argv += ["--prefill" if role is Role.PREFILL else "--decode", url]
-        return Command(tuple(argv))
+        return Command(tuple(argv), env)
+
+    def router_metrics(self, spec: RouterSpec) -> str:
+        """The router's metrics have a port of their own."""
+        return f"http://127.0.0.1:{spec.metrics_port}/metrics"
 
     def plan(self, now: Topology, wanted: Topology) -> Plan:
         """The same pool in other roles needs another router; another pool needs other workers."""
@@ -101,11 +115,11 @@ class Vllm:
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages of a start-up in their order."""
-        return tuple(name for name, _ in _STAGES)
+        return tuple(name for name, _ in STAGES)
 
     def stage(self, line: str) -> str | None:
         """The start-up stage that a log line announces."""
-        return next((name for name, pattern in _STAGES if pattern.search(line)), None)
+        return next((name for name, pattern in STAGES if pattern.search(line)), None)
 
     def missing(self, distributions: Sequence[str]) -> str | None:
         """The first absent package of vLLM (or its CPU build), NIXL and the router."""
@@ -116,23 +130,66 @@ class Vllm:
         return None
 
 
+def engine_command(spec: WorkerSpec, model: ServedModel, options: EngineOptions) -> tuple[list[str], dict[str, str]]:
+    """Flags and variables of vLLM's engine with NIXL, whatever serves it; ``extra_args`` and ``extra_env`` are left out.
+
+    Raises:
+        SpecError: a model that vLLM's CPU backend cannot serve.
+    """
+    on_gpu = bool(spec.devices.gpus)
+    transfer = {"kv_connector": "NixlConnector", "kv_role": "kv_both", "kv_buffer_device": "cuda" if on_gpu else "cpu"}
+    argv = [
+        *("--model", str(model.path), "--served-model-name", model.name, "--load-format", model.load_format),
+        *("--seed", "0"),
+        *("--kv-transfer-config", json.dumps(transfer)),
+        "--enable-prefix-caching" if options.prefix_caching else "--no-enable-prefix-caching",
+    ]
+    if model.max_model_len:
+        argv += ["--max-model-len", str(model.max_model_len)]
+    if spec.otlp_endpoint:
+        argv += ["--otlp-traces-endpoint", spec.otlp_endpoint]
+    if options.max_num_batched_tokens:
+        argv += ["--max-num-batched-tokens", str(options.max_num_batched_tokens)]
+    if options.max_num_seqs:
+        argv += ["--max-num-seqs", str(options.max_num_seqs)]
+    if spec.tp > 1:
+        argv += ["--tensor-parallel-size", str(spec.tp)]
+    if options.enforce_eager if options.enforce_eager is not None else not on_gpu:
+        argv.append("--enforce-eager")
+    device_argv, device_env = (_cuda if on_gpu else _cpu)(spec, model, options)
+    return [*argv, *device_argv], {**_common_env(spec, model), **device_env}
+
+
+def _direct(urls: Iterable[str]) -> dict[str, str]:
+    """What keeps workers of other addresses than this machine's from being asked through a proxy."""
+    addresses = sorted({urlsplit(url).hostname or "" for url in urls} - {"127.0.0.1"})
+    spared = ",".join(("127.0.0.1", "localhost", *addresses))
+    return {"NO_PROXY": spared, "no_proxy": spared} if addresses else {}
+
+
+def read_early(env: Mapping[str, str]) -> dict[str, str]:
+    """Those of a worker's variables that matter when vLLM is imported; CUDA sees its devices only afterwards."""
+    late = _READ_LATE | ({"CUDA_VISIBLE_DEVICES"} if env.get("CUDA_VISIBLE_DEVICES") else set())
+    return {name: value for name, value in env.items() if name not in late}
+
+
 def _common_env(spec: WorkerSpec, model: ServedModel) -> dict[str, str]:
     env = {
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
-        "VLLM_HOST_IP": "127.0.0.1",
-        "VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1",
+        "VLLM_HOST_IP": spec.net.address,
+        "VLLM_NIXL_SIDE_CHANNEL_HOST": spec.net.address,
         "VLLM_NIXL_SIDE_CHANNEL_PORT": str(spec.kv_port),
-        "UCX_NET_DEVICES": "lo",
-        "GLOO_SOCKET_IFNAME": "lo",
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "",  # byte code halves the start-up time
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
         "OTEL_SERVICE_NAME": spec.name,
         "OTEL_BSP_SCHEDULE_DELAY": "500",
-        "NO_PROXY": "127.0.0.1,localhost",
-        "no_proxy": "127.0.0.1,localhost",
+        "NO_PROXY": spec.net.no_proxy,
+        "no_proxy": spec.net.no_proxy,
     }
+    if spec.net.interface:
+        env |= {"UCX_NET_DEVICES": spec.net.interface, "GLOO_SOCKET_IFNAME": spec.net.interface}
     if Path(str(model.path)).is_dir():
         env["HF_HUB_OFFLINE"] = "1"
     return env
@@ -146,7 +203,7 @@ def _cpu(spec: WorkerSpec, model: ServedModel, options: EngineOptions) -> tuple[
             f"{model.name} has MXFP4 weights, which vLLM's CPU backend cannot serve",
             remedy="serve it on a GPU, or take another model",
         )
-    kv_gib = max(1, round((options.kv_cache_bytes or _GIB) / _GIB))
+    kv_gib = max(1, round((options.kv_cache_bytes or CPU_KV_BYTES) / _GIB))
     argv = ["--dtype", model.dtype or "float32", "--block-size", str(_CPU_BLOCK_TOKENS)]
     env = {
         "VLLM_CPU_KVCACHE_SPACE": str(kv_gib),

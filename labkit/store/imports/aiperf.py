@@ -4,7 +4,8 @@ As AIPerf 0.13 writes them (``docs/tutorials/working-with-profile-exports.md``, 
 are wall-clock nanoseconds; ``request_latency`` and ``time_to_first_token`` count from the instant at which a request is handed
 to the HTTP client, so that a new connection is part of them; ``inter_chunk_latency`` are the gaps between chunks with text.
 ``output_sequence_length`` is AIPerf's own count of the text (re-tokenised); ``usage_completion_tokens``, where there is one, is
-the server's. A credit is what the scheduler issues for each request: its instant is the schedule.
+the server's. A credit is what the scheduler issues for each request: its instant is the schedule. A conversation is what shares
+an ``x_correlation_id``: the same of the data set (``conversation_id``) may be held several times.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from labkit.store.imports.measured import UNKNOWN, Imported, Measured, outcome_o
 TOOL: Final = "aiperf"
 _NS: Final = {"ns": 1, "us": 1e3, "ms": 1e6, "sec": 1e9, "s": 1e9}
 _LATEST_NS: Final = 2**62
+_MOST_TURNS: Final = 2**15 - 1
 _NOT_RECORDED: Final = ("the lengths asked for, request by request", "[DONE]", "engine, versions and hardware", "telemetry")
 
 
@@ -51,6 +53,8 @@ class _Metadata(msgspec.Struct):
     benchmark_phase: str
     credit_issued_ns: int | None = None
     turn_index: int | None = None
+    x_correlation_id: str | None = None
+    conversation_id: str | None = None
     x_request_id: str | None = None
     was_cancelled: bool = False
 
@@ -83,6 +87,8 @@ class _Row(NamedTuple):
     reason: str | None
     http_status: int
     sent_id: str | None
+    conversation: str | None
+    turn: int
 
 
 def is_records(first: Document) -> bool:
@@ -114,7 +120,11 @@ def import_aiperf(source: SourceFile) -> Imported:
         tokenizer=summary.tokenizer if summary else None,
         date=summary.date if summary else None,
         clock={"wall_ns": origin_ns, "monotonic_ns": 0, "boot_id": None},
-        not_recorded=_NOT_RECORDED if scheduled else ("the schedule (send lag)", *_NOT_RECORDED),
+        not_recorded=(
+            *(() if scheduled else ("the schedule (send lag)",)),
+            *(("the turns that each conversation was to have",) if any(row.turn for row in rows) else ()),
+            *_NOT_RECORDED,
+        ),
         measurements=(_measured(rows, origin_ns, summary),),
     )
 
@@ -127,6 +137,7 @@ def _measured(rows: list[_Row], origin_ns: int, summary: Summary | None) -> Meas
         return [getattr(row, name) for row in rows]
 
     nothing = np.full(len(rows), UNKNOWN, np.int64)
+    conversation = _conversations(rows)
     return Measured(
         sent_ns=instants("sent_ns"),
         end_ns=instants("end_ns"),
@@ -144,9 +155,26 @@ def _measured(rows: list[_Row], origin_ns: int, summary: Summary | None) -> Meas
         tokens_from=column("tokens_from"),
         warmup=np.array([row.phase == "warmup" for row in rows], bool),
         ids=column("sent_id"),
+        conversation=conversation,
+        turn=[None if number is None else row.turn for row, number in zip(rows, conversation, strict=True)],
         workload=summary.workload() if summary else workload(),
         reported=summary.reported() if summary else {},
     )
+
+
+def _conversations(rows: list[_Row]) -> list[int | None]:
+    """The number of each request's conversation, in the order in which they begin, below 0 in the warm-up; none in a file that
+    holds no second turn."""
+    if not any(row.turn for row in rows):
+        return [None] * len(rows)
+    numbers: dict[tuple[bool, str], int] = {}
+    begun = {True: 0, False: 0}
+    for row in rows:
+        warm = row.phase == "warmup"
+        if row.conversation is not None and (warm, row.conversation) not in numbers:
+            numbers[warm, row.conversation] = -1 - begun[warm] if warm else begun[warm]
+            begun[warm] += 1
+    return [None if row.conversation is None else numbers[row.phase == "warmup", row.conversation] for row in rows]
 
 
 def _row(record: _Record, where: str) -> _Row:
@@ -155,6 +183,8 @@ def _row(record: _Record, where: str) -> _Row:
         at = getattr(about, name)
         if at is not None and not 0 <= at <= _LATEST_NS:
             raise damaged(where, f"{name} is {str(at)[:30]}")
+    if not 0 <= (about.turn_index or 0) <= _MOST_TURNS:
+        raise damaged(where, f"turn_index is {str(about.turn_index)[:30]}")
     if about.request_end_ns < about.request_start_ns:
         raise damaged(where, "the request ended before it began")
     first, later = metrics.time_to_first_token, metrics.inter_chunk_latency
@@ -178,6 +208,8 @@ def _row(record: _Record, where: str) -> _Row:
         reason=reason,
         http_status=status,
         sent_id=None if about.x_request_id is None else plain(about.x_request_id),
+        conversation=about.x_correlation_id or about.conversation_id,
+        turn=about.turn_index or 0,
     )
 
 

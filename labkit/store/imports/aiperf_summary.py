@@ -35,6 +35,17 @@ class _Endpoint(msgspec.Struct):
     type: str = ""
 
 
+class _Spread(msgspec.Struct):
+    mean: float
+    stddev: float = 0.0
+
+
+class _Data(msgspec.Struct):
+    type: str = ""
+    turns: _Spread | None = None
+    turn_delay: _Spread | None = None  # milliseconds
+
+
 class _Phase(msgspec.Struct):
     kind: str = "profiling"
     type: str = ""
@@ -42,6 +53,7 @@ class _Phase(msgspec.Struct):
     smoothness: float | None = None
     concurrency: int | None = None
     requests: int | None = None
+    sessions: int | None = None
     duration: float | None = None
 
 
@@ -49,6 +61,7 @@ class _Config(msgspec.Struct):
     models: _Models = msgspec.field(default_factory=_Models)
     endpoint: _Endpoint = msgspec.field(default_factory=_Endpoint)
     tokenizer: _Named | None = None
+    datasets: list[_Data] = []
     phases: list[_Phase] = []
 
 
@@ -91,15 +104,29 @@ class Summary:
         for name, value in (("rate", rate), ("concurrency", phase.concurrency), ("duration", phase.duration)):
             if value is not None and not 0 < value < 1e9:
                 raise damaged(self.source.path.name, f"{name} of the profiling phase is {value}")
+        talks = self._talks()
         return workload(
             api=api,
-            rate=rate,
+            rate=UNRECORDED if talks and rate is not None else rate,  # of turns, and the lab's is of conversations
             concurrency=phase.concurrency,
             arrivals=_ARRIVALS[phase.type],
             burstiness=(phase.smoothness or UNRECORDED) if phase.type == "gamma" else 1.0,
-            requests=phase.requests,
+            requests=UNRECORDED if phase.requests is None and phase.sessions is not None else phase.requests,
             duration_s=phase.duration,
+            **talks,
         )
+
+    def _talks(self) -> dict[str, Any]:
+        """What is known of conversations, where a synthetic data set has such: they hold what the server answered."""
+        data = self.config.datasets[0] if len(self.config.datasets) == 1 else _Data()
+        if data.type != "synthetic" or data.turns is None or not (data.turns.mean > 1 or data.turns.stddev > 0):
+            return {}
+        delay = data.turn_delay or _Spread(0.0)
+        return {
+            "turns": _spread(data.turns, 1.0),
+            "think_s": _spread(delay, 1e-3),
+            "history": "served",
+        }
 
     def reported(self) -> dict[str, float]:
         """``time_to_first_token_p50_ms`` and the like."""
@@ -111,6 +138,12 @@ class Summary:
                 if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
                     found[f"{name}_{figure}_{unit}"] = float(value)
         return found
+
+
+def _spread(told: _Spread, unit: float) -> str:
+    """``normal:3,1``, or ``3`` where nothing varies; the lab's words for a distribution."""
+    mean, deviation = f"{told.mean * unit:g}", f"{told.stddev * unit:g}"
+    return f"normal:{mean},{deviation}" if told.stddev > 0 else mean
 
 
 def is_summary(first: Document) -> bool:

@@ -28,6 +28,10 @@ T = TypeVar("T")
 #: No instant is further from its clock's zero, no answer longer and no count larger; a larger number is damage.
 MOST_S: Final = 1e9
 MOST_COUNT: Final = 2**31 - 1
+#: Of a file. Each value takes some tens of bytes once it is read, an empty list as well as a number.
+MOST_BYTES: Final = 1 << 30
+MOST_VALUES: Final = 30_000_000
+_SPLIT: Final = "measure in parts, and import each; no measurement of ten thousand requests has as much"
 _REMEDY: Final = "give the file as the tool wrote it; a run that was cut off has to be measured again"
 
 
@@ -92,16 +96,23 @@ def read_file(path: Path) -> SourceFile:
     """The whole of a regular file.
 
     Raises:
-        StoreError: it is absent, no file, or cannot be read.
+        StoreError: it is absent, no file, too large, or cannot be read.
     """
     try:
+        size = path.stat().st_size if path.is_file() else 0
+        if size > MOST_BYTES:
+            raise StoreError(f"{plain(str(path))} has {size / 1e9:.1f} GB, of {MOST_BYTES / 1e9:.1f} at most", remedy=_SPLIT)
         if not path.is_file():
             what = "is no file" if path.exists() else "does not exist"
             raise StoreError(f"{path} {what}", remedy="name a result file that a benchmark tool wrote")
-        return SourceFile(path, path.read_bytes())
+        data = path.read_bytes()
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or str(error)
         raise StoreError(f"cannot read {plain(str(path))}: {said}", remedy="check path and rights") from error
+    most = sum(data.count(sign) for sign in b",[{\n\r")
+    if most > MOST_VALUES:
+        raise StoreError(f"{plain(path.name)} holds {most:,} values, of {MOST_VALUES:,} at most", remedy=_SPLIT)
+    return SourceFile(path, data)
 
 
 def objects(source: SourceFile) -> list[Document]:

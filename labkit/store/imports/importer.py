@@ -49,16 +49,21 @@ def import_files(
     """
     if accelerators is not None and not (math.isfinite(accelerators) and accelerators > 0):
         raise SpecError(f"{accelerators} accelerators cannot have served", remedy="give --accelerators a number above 0")
-    understood = [(one, _windows(one, side, accelerators or 0.0, accelerator)) for one in _understood(paths)]
     made: list[Run] = []
     try:
+        understood = [(one, _windows(one, side, accelerators or 0.0, accelerator)) for one in _understood(paths)]
         for found, windows in understood:
             run = create_run(results, name, _manifest(found, windows, accelerators, accelerator))
             made.append(run)
             _write(run, found, windows)
-    except BaseException:
+    except BaseException as error:
         for run in made:
             run.discard()
+        if isinstance(error, MemoryError):
+            raise StoreError(
+                f"{', '.join(plain(path.name) for path in paths)[:300]} needs more memory than this process may have",
+                remedy="import on a machine with more, or measure in parts and import each",
+            ) from None
         raise
     return made
 

@@ -40,6 +40,7 @@ class Measured:
         tokens_from: where ``output_tokens`` are from, of each request.
         warmup: requests of the warm-up.
         ids: ``X-Request-Id``s, where known.
+        conversation, turn: as in the records, where the requests belong to conversations.
         workload: known fields of ``Workload``.
         reported: the tool's own figures, by the tool's own names.
         label: what the tool's user called it.
@@ -64,6 +65,8 @@ class Measured:
     workload: Mapping[str, Any]
     reported: Mapping[str, float] = field(default_factory=dict)
     label: str | None = None
+    conversation: list[int | None] | None = None
+    turn: list[int | None] | None = None
 
     def __len__(self) -> int:
         return len(self.sent_ns)
@@ -116,6 +119,8 @@ def request_rows(made: Measured, measurement: int, first_request: int) -> dict[s
         "reason": made.reason,
         "tokens_from": made.tokens_from,
         "sent_id": made.ids,
+        "conversation": made.conversation or [None] * count,
+        "turn": made.turn or [None] * count,
         **{
             name: _known(getattr(made, name))
             for name in ("sent_ns", "end_ns", "scheduled_ns", "isl", "osl", "http_status", "prompt_tokens", "output_tokens")

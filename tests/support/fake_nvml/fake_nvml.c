@@ -4,6 +4,8 @@
  *     gpus 2                                      number of GPUs
  *     error nvmlDeviceGetPowerUsage 3             every call of it returns 3 (NVML_ERROR_NOT_SUPPORTED)
  *     error nvmlDeviceGetPowerUsage:1 15          only for GPU 1
+ *     error *:1 15                                every call for GPU 1 returns 15; "error * 18": every call at all
+ *     hang nvmlDeviceGetPowerUsage 500            every call of it takes 500 ms before it answers
  *     field 186 3                                 the field value 186 is refused with 3
  *     gpm 60 3                                    the GPM metric 60 is refused with 3
  *     pid 1 77                                    the second of the two processes on every GPU has pid 77; 0: it is not there
@@ -13,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define FIRST ((uintptr_t)0x1000)
 #define GPU(device) ((unsigned)((uintptr_t)(device) - FIRST))
@@ -49,10 +52,14 @@ static unsigned lookup(const char *kind, const char *name, unsigned otherwise) {
 }
 
 static unsigned injected(const char *function, int gpu) {
-    char one[96];
+    char one[96], any[16];
+    const char *names[] = {function, one, any, "*"};
+    unsigned hang_ms = lookup("hang", function, 0), error = 0;
+    if (hang_ms) usleep(hang_ms * 1000);
     snprintf(one, sizeof one, "%s:%d", function, gpu);
-    unsigned error = lookup("error", function, 0);
-    return error ? error : lookup("error", one, 0);
+    snprintf(any, sizeof any, "*:%d", gpu);
+    for (int i = 0; i < 4 && !error; i++) error = lookup("error", names[i], 0);
+    return error;
 }
 
 static unsigned numbered_or(const char *kind, unsigned id, unsigned otherwise) {

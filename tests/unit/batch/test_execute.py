@@ -130,14 +130,16 @@ def test_results_that_cannot_be_a_folder_are_refused(notebook: Make, tmp_path: P
         execute(notebook("a = 1"), [], results=tmp_path / "file" / "results", out=io.StringIO())
 
 
+#: A signal that comes at any time after the first line is refused.
 STUBBORN = """\
 import time
-print("pid", os.getpid(), flush=True)
+line = f"pid {os.getpid()}"
 while True:
     try:
+        print(line, flush=True)
         time.sleep(100)
     except KeyboardInterrupt:
-        print("no", flush=True)
+        line = "refused"
 """
 ORDERLY = """\
 import time
@@ -194,7 +196,7 @@ def test_a_signal_lets_the_notebook_close_its_run(notebook: Make, results: Path,
 def test_a_second_signal_ends_a_kernel_that_goes_on(notebook: Make, results: Path):
     batch = Batch(notebook("a = 1", MAKE_RUN, STUBBORN), results)
     batch.process.send_signal(signal.SIGINT)
-    batch.line("no")
+    batch.line("refused")
     batch.process.send_signal(signal.SIGINT)
     assert batch.end()[0] == 130
     assert ended(batch.kernel)

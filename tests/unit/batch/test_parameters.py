@@ -1,3 +1,4 @@
+import ast
 from typing import Any
 
 import pytest
@@ -99,3 +100,58 @@ def test_a_text_is_taken_as_it_is(text: str):
 @given(st.text())
 def test_without_a_type_any_text_means_something_that_can_be_a_literal(text: str):
     assert isinstance(Parameter("model", None).read(text), str | int | float | bool | list | dict | None)
+
+
+@pytest.mark.parametrize("text", ["model=http://me:hunter2hunter2@host/", "model=sk-hunter2hunter2", "api_key=hunter2hunter2"])
+def test_a_secret_is_refused_since_the_executed_notebook_keeps_its_parameters(text: str):
+    with pytest.raises(SpecError, match="holds a secret") as caught:
+        checked(parameters_of(notebook(SOURCE + "api_key = None\n")), [text])
+    assert "hunter2" not in str(caught.value)
+
+
+CODE = '__import__("os").system("touch PWNED")'
+
+
+@pytest.mark.parametrize("name", ["side", "model"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        CODE, "!!python/object/apply:os.system ['touch PWNED']", f"'''; {CODE} #",
+        f'"; {CODE} #', f"\\'; {CODE} #", "{{x}}", f"\n{CODE}",
+    ],
+)  # fmt: skip
+def test_code_is_a_text_and_comes_out_as_the_literal_that_papermill_writes(name: str, value: str):
+    """papermill's own ``-y`` and ``-r`` are no options of ours; what is handed to it is written as one literal."""
+    from papermill.translators import PythonTranslator
+
+    (found,) = checked(parameters_of(notebook(SOURCE)), [f"{name}={value}"]).values()
+    assert found == value
+    (statement,) = ast.parse(PythonTranslator.codify({name: found})).body
+    assert isinstance(statement, ast.Assign)
+    assert ast.literal_eval(statement.value) == value
+
+
+@pytest.mark.parametrize(
+    "item", ["repeats=(2).__class__", "rate=1e3+1", "slow=not 1", 'options={"a": open("x")}', "sides=[open('x')]"]
+)
+def test_what_would_have_to_be_computed_is_refused(item: str):
+    with pytest.raises(SpecError, match="is not"):
+        checked(parameters_of(notebook(SOURCE)), [item])
+
+
+@pytest.mark.parametrize("item", [f"side\n{CODE}=1", "__class__=1", "side;import os=1", "-y=1"])
+def test_a_name_that_is_no_parameter_is_no_code_either(item: str):
+    with pytest.raises(SpecError, match="unknown parameter"):
+        checked(parameters_of(notebook(SOURCE)), [item])
+
+
+@pytest.mark.parametrize("item", ["options=" + '{"a":' * 100_000, "sides=" + "[" * 100_000, "offset=" + "9" * 10_000])
+def test_a_value_that_is_a_bomb_is_one_clear_error(item: str):
+    with pytest.raises(SpecError, match="is not") as caught:
+        checked(parameters_of(notebook(SOURCE)), [item])
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_text_that_nests_too_deep_is_a_text():
+    item = "[" * 100_000
+    assert checked(parameters_of(notebook(SOURCE)), [f"model={item}"]) == {"model": item}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,8 +11,11 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
-from labkit.cli.bench import _main
+from labkit.cli.bench import _main, _watch
+from labkit.load.progress import LoadResult, Progress
+from labkit.spec import Workload
 from tests.support.oracle_server import OracleServer
 from tests.support.waiting import until
 
@@ -30,6 +34,11 @@ def bench(server, model, *more, url=None, env=None):
     return subprocess.run(argv, capture_output=True, text=True, timeout=120, env={**os.environ, **(env or {})})
 
 
+def loaded(server, before):
+    """What the server was asked since, without the probe."""
+    return [truth for truth in server.log[before:] if truth.request_id != "labkit-probe"]
+
+
 def test_the_table_and_the_file(server, tmp_path):
     file = tmp_path / "out.json"
     before = len(server.log)
@@ -41,9 +50,15 @@ def test_the_table_and_the_file(server, tmp_path):
     data = json.loads(file.read_text())
     assert (data["completed"], data["failed"], data["total_output_tokens"], data["max_concurrency"]) == (6, 0, 36, 2)
     assert [len(gaps) for gaps in data["itls"]] == [5] * 6
-    measured = server.log[before + 1 :]
+    measured = loaded(server, before)
     assert {truth.authorization for truth in measured} == {"Bearer s3cret"}
     assert "s3cret" not in done.stdout + done.stderr + file.read_text()
+
+
+def test_a_server_that_waits_for_acknowledgements_is_told(server):
+    done = bench(server, "plain?ttft=2&itl=1&nagle=1", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "clients that keep their connections get first tokens" in done.stderr
 
 
 def test_open_loop_with_warm_up_and_chat(server):
@@ -51,6 +66,36 @@ def test_open_loop_with_warm_up_and_chat(server):
     done = bench(server, "reasoning?ttft=2&itl=1", *options, "--warmup", "0.3", "--api", "chat", "--seed", "3")
     assert done.returncode == 0, done.stderr
     assert "requests measured in 0.5 s" in done.stdout
+
+
+class Overloaded:
+    """A fleet and its load: 20 requests a second arrive, 10 are answered, for 100 s or until it is stopped."""
+
+    stops = 0
+
+    def run(self, measurement, workload):
+        return self
+
+    def stop(self):
+        self.stops += 1
+
+    def wait(self):
+        for quarter in range(400):
+            done = quarter * 5 // 2
+            self.on_progress(Progress(quarter * 250_000_000, 5 * quarter, done, 0, 5 * quarter - done, {0: 1}, 9 * done, done))
+            if self.stops:
+                break
+        return LoadResult(0, 0, 1, 1, {"ok": 1}, 1, 0.1, stopped=bool(self.stops))
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_an_overload_is_told_while_it_runs_and_ends_it_where_asked(stop):
+    fleet, notes = Overloaded(), Console(file=io.StringIO(), width=200)
+    _, stopped = _watch(fleet, Workload(isl=8, osl=8, rate=20, duration_s=100), notes, stop_when_saturated=stop)
+    said = notes.file.getvalue()
+    assert said.count("saturated: arrivals 20/s, completions 10/s over the last") == 1
+    assert fleet.stops == int(stop)
+    assert stopped.startswith("saturated: arrivals 20/s") == stop
 
 
 def test_a_warm_up_is_found_where_it_is_left_to_the_client(server):
@@ -75,7 +120,7 @@ def test_a_plain_openai_server_is_measured_without_foreign_fields(server):
     assert done.returncode == 0, done.stderr
     assert "ignore_eos" in done.stderr
     assert "chunk gap" in done.stdout
-    assert not any("ignore_eos" in truth.fields for truth in server.log[before + 1 :])
+    assert not any("ignore_eos" in truth.fields for truth in loaded(server, before))
 
 
 def test_a_trace_is_sent_and_what_is_clipped_is_told(server, tmp_path):
@@ -89,7 +134,7 @@ def test_a_trace_is_sent_and_what_is_clipped_is_told(server, tmp_path):
     assert "5 of 6 requests over 0.1 s" in done.stderr
     assert "3 of 5 requests are longer than 1000 tokens and were clipped: 2427 tokens of prompts" in done.stderr
     assert "5 requests measured in" in done.stdout
-    assert len(server.log) - before in (6, 7)  # after a probe or two
+    assert len(loaded(server, before)) == 5
     unclipped = bench(server, "plain?ttft=2&itl=1", *options)
     assert unclipped.returncode == 0, unclipped.stderr
     assert "nothing is clipped" in unclipped.stderr
@@ -183,7 +228,7 @@ def test_a_terminated_bench_leaves_no_folder_behind(server, tmp_path):
         stderr=subprocess.DEVNULL,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
-    until(lambda: len(server.log) >= before + 20 or process.poll() is not None, "load", timeout_s=60)
+    until(lambda: len(loaded(server, before)) >= 20 or process.poll() is not None, "load", timeout_s=60)
     assert list(tmp_path.iterdir())
     process.terminate()
     assert process.wait(timeout=60) == 143
@@ -201,7 +246,7 @@ def test_ctrl_c_prints_what_was_recorded(server, tmp_path):
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    until(lambda: len(server.log) >= before + 20 or process.poll() is not None, "load", timeout_s=60)
+    until(lambda: len(loaded(server, before)) >= 20 or process.poll() is not None, "load", timeout_s=60)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     stdout, _ = process.communicate(timeout=60)

@@ -22,6 +22,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     saved_run(folder, "disaggregated", ("1P1D", "1P1D"), **LIGHT)
     saved_run(folder, "larger", ("2P2D", "2P2D"), **LIGHT)
     saved_run(folder, "empty", ("2A",), windows=0, finish=False, **LIGHT)
+    saved_run(folder, "told", rate=2.0)
     saved_run(folder, "three", ("3A", "1P2D", "2P1D"), **LIGHT)
     return folder
 
@@ -140,3 +141,21 @@ def test_imported_runs_are_compared_and_marked(capsys: pytest.CaptureFixture[str
     assert "no ratios for vllm-one: unequal hardware: 2A held 2 cores, vllm bench serve 2 GPUs" in mixed
     assert "imported in vllm-one only" in mixed
     assert "dummy weights in aggregated and disaggregated only" in mixed
+
+
+def test_why_adds_where_the_time_went(capsys: pytest.CaptureFixture[str], results: Path):
+    out = said(capsys, "told", "--why", results=results)
+    assert out.startswith(said(capsys, "told", results=results))
+    assert "\nwaiting for prefill " in out
+    assert "\n1. " in out
+    shown = json.loads(said(capsys, "told", "--why", "--json", results=results))["why"]
+    assert [row["stage"] for row in shown["stages"]][:2] == ["send_lag", "routing"]
+    assert shown["causes"][0]["kind"] == "prefill"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("both", "no worker told of any request of 2A"), ("three", "--why is asked of two sides")]
+)
+def test_why_needs_spans_and_two_sides(capsys: pytest.CaptureFixture[str], results: Path, name: str, says: str):
+    assert main(["compare", name, "--why", "--results", str(results)]) == 2
+    assert says in capsys.readouterr().err

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from labkit.cli.main import main
+from labkit.experiments.pins import keep_pin
 from tests.support.saved_runs import saved_run
 
 
@@ -39,6 +40,20 @@ def test_measurements_are_saved_as_vllm_bench_saves_them(capsys: pytest.CaptureF
     assert saved["failed"] == sum(row["outcome"] != "ok" for row in counted) > 0
     assert saved["total_output_tokens"] == sum(row["output_tokens"] for row in counted if row["outcome"] == "ok")
     assert len(saved["itls"]) == len(counted)
+
+
+def test_a_page_of_any_run_says_what_it_was_and_fetches_nothing(capsys: pytest.CaptureFixture[str], results: Path):
+    run = saved_run(results, "mine", ("2A", "1P1D"))
+    keep_pin(run, run.windows[0], "first <pin>", name="mine-pin1")
+    (path,) = export(capsys, "mine", "--format", "page", results=results)
+    assert path == run.path / "exploration.html"
+    page = path.read_text(encoding="utf-8")
+    assert "<h1>Exploration of " in page
+    assert "run mine" in page
+    assert "first &lt;pin&gt;" in page
+    assert "mine-pin1" in page
+    assert "<script src=" not in page
+    assert '<link rel="stylesheet" href="http' not in page
 
 
 def test_a_run_that_was_cut_off_can_be_exported(capsys: pytest.CaptureFixture[str], results: Path):

@@ -34,19 +34,33 @@ def test_no_runs_is_no_error(capsys: pytest.CaptureFixture[str], results: Path):
 
 def test_runs_are_listed_newest_first_with_what_is_in_them(capsys: pytest.CaptureFixture[str], results: Path):
     saved_run(results, "first", ("2A", "1P1D"), manifest={"kind": "compare"}, samples=False, spans=False)
+    pretended = {"kind": "lab", "simulated": {"gpu": "h100_sxm"}}
+    saved_run(results, "zeroth", ("2A",), manifest=pretended, samples=False, spans=False).update(started="2020-01-01T00:00:00Z")
     saved_run(results, "second", ("2A",), finish=False, windows=0, samples=False, spans=False).update(process={"pid": None})
     (results / "broken").mkdir()
     (results / "broken" / "manifest.json").write_text("{")
     head, *lines = said(capsys, "runs", results=results).splitlines()
     assert head.split() == ["run", "kind", "status", "started", "splits", "n", "size"]
     by_id = {line.split()[0]: line.split() for line in lines}
-    assert [line.split()[0] for line in lines if "broken" not in line] == ["second", "first"]
+    assert [line.split()[0] for line in lines if "broken" not in line] == ["second", "first", "zeroth"]
+    assert "2A (simulated)" in said(capsys, "runs", results=results)
     assert by_id["first"][1:3] == ["compare", "finished"]
     assert by_id["first"][6:9] == ["2A", "1P1D", "2"]
     assert by_id["second"][2] == "interrupted"
     assert by_id["broken"][2] == "unreadable"
     listed = json.loads(said(capsys, "runs", "--json", results=results))
-    assert {info["id"]: info["measurements"] for info in listed} == {"first": 2, "second": 0, "broken": 0}
+    assert {info["id"]: info["measurements"] for info in listed} == {"first": 2, "second": 0, "zeroth": 1, "broken": 0}
+    assert [info["id"] for info in listed if info["simulated"]] == ["zeroth"]
+
+
+def test_show_counts_what_a_stop_cancelled_apart_from_what_failed(capsys: pytest.CaptureFixture[str], results: Path):
+    saved_run(results, "mine", ("2A",), fail=0.3, ends="cancelled", spans=False, samples=False)
+    (row,) = json.loads(said(capsys, "show", "mine", "--json", results=results))["windows"]
+    figures = row["summary"]["values"]
+    assert (figures["failed"], figures["cancelled"]) == (0, figures["requests"] - figures["completed"])
+    out = said(capsys, "show", "mine", results=results)
+    assert "cancelled" in out
+    assert f"{figures['cancelled']:.0f} of {figures['requests']:.0f} requests were cancelled by a stop" in " ".join(out.split())
 
 
 def test_show_says_what_a_run_was_and_measured(
@@ -170,3 +184,13 @@ def test_windows_say_how_they_were_cut_and_which_are_marked(capsys: pytest.Captu
     assert lines[0].split()[2] == f"{begin:.1f}–14.0"
     assert "2A #1, 1P1D #1: warm-up found: the first 3 requests left out (MSER-5 of TTFT)" in out
     assert "2A #2: stopped early: saturated: arrivals 4/s, completions 2/s over the last 12 s" in out
+
+
+def test_what_an_experiment_concluded_is_shown_where_two_sides_do_not(capsys: pytest.CaptureFixture[str], results: Path):
+    saved_run(results, "swept", ("2A",), manifest={"answer": "Start prefill workers with 210 tokens a step."})
+    out = said(capsys, "show", "swept", results=results)
+    assert "Start prefill workers with 210 tokens a step." in out
+    assert "Interference in 2A" not in out
+    empty = saved_run(results, "said", ("2A",), windows=0, samples=False, spans=False)
+    empty.write_summary({"verdict": "nothing to set"})
+    assert "nothing to set" in said(capsys, "show", "said", results=results)

@@ -45,6 +45,8 @@ def test_facts_are_conditions_as_texts():
         "git": "0123456789ab with changes",
     }
     assert {name: found.get(name) for name in expected} == expected
+    both = {**MANIFEST, "epochs": [{"epoch": 0, "engine": "vllm"}, {"epoch": 1, "engine": "dynamo"}]}
+    assert [facts_of(both, [window(workload=WORK, epoch=epoch)])["engine"] for epoch in (0, 1)] == ["vllm", "dynamo"]
     assert not {"served.path", "started", "id", "model.source", "versions.packages"} & found.keys()
 
 
@@ -83,3 +85,11 @@ def test_an_imported_workload_keeps_what_it_does_not_know():
         "workload.rate": "2", "workload.concurrency": "none", "workload.requests": "16",
         "source.tool": "aiperf", "source.version": "0.13.0",
     }  # fmt: skip
+
+
+def test_options_that_a_run_changed_are_told_as_both():
+    epochs = [{"epoch": 0, "options": {"max_num_seqs": 4, "prefix_caching": False}}, {"epoch": 1, "options": {"max_num_seqs": 8}}]
+    manifest = {"options": {"max_num_seqs": 99}, "epochs": epochs}
+    facts = facts_of(manifest, [window(epoch=0), window(epoch=1)])
+    assert (facts["options.max_num_seqs"], facts["options.prefix_caching"]) == ("4 / 8", "no")
+    assert facts_of(manifest, [window(epoch=1)])["options.max_num_seqs"] == "8"

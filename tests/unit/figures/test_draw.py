@@ -32,12 +32,22 @@ def files(demo: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
 
 
 def test_files_are_what_their_names_say(files: dict[str, Path]) -> None:
-    names = ("comparison", "distributions", "timeline", "workers", "transfer", "gantt")
+    names = ("comparison", "distributions", "stages", "timeline", "workers", "transfer", "gantt")
     assert {f"{name}.svg" for name in names} < set(files)
     assert {path.suffix for path in files.values()} == {f".{kind}" for kind in MAGIC}
     for name, path in files.items():
         head = path.read_bytes()[:64].lstrip()
         assert head.startswith(MAGIC[name.rsplit(".", 1)[1]]), name
+
+
+def test_a_figure_of_simulated_workers_says_so_above_what_it_shows(demo: Case, tmp_path: Path) -> None:
+    simulated = {**demo[1], "simulated": {"profiles": [{"source": "made by hand"}]}}
+    (figure,) = figures_of(demo[0], simulated, only=("timeline",))
+    path = export(figure, tmp_path / "timeline.svg")
+    text = " ".join(re.findall(r">([^<]+)</text>", path.read_text()))
+    assert "Simulated, not measured:" in text
+    assert "all: simulated, not measured" in text
+    assert "simulated, not measured  ·  model" in text
 
 
 def test_svg_text_stays_text(files: dict[str, Path]) -> None:

@@ -10,7 +10,7 @@ from labkit.figures import comparison_rows, draw_run, show
 from labkit.store.run import Run
 from tests.support.saved_runs import saved_run
 
-NAMES = {"comparison", "distributions", "timeline", "workers", "transfer", "gantt"}
+NAMES = {"comparison", "distributions", "interference", "stages", "timeline", "workers", "transfer", "gantt"}
 
 
 @pytest.fixture(scope="module")

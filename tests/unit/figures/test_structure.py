@@ -26,7 +26,7 @@ def test_every_axis_has_a_label_with_its_unit(name: str, request: pytest.Fixture
     for figure in every(request.getfixturevalue(name)):
         for panel in figure.panels:
             assert UNIT.search(panel.x_label), (figure.name, panel.x_label)
-            assert UNIT.search(panel.y_label) or figure.name == "comparison", (figure.name, panel.y_label)
+            assert UNIT.search(panel.y_label) or figure.name in ("comparison", "stages"), (figure.name, panel.y_label)
 
 
 @pytest.mark.parametrize("name", ["demo", "gpu"])
@@ -39,7 +39,7 @@ def test_every_figure_names_its_conditions(name: str, request: pytest.FixtureReq
 
 def test_figures_have_distinct_names(demo: Case) -> None:
     names = [figure.name for figure in every(demo)]
-    assert names == ["comparison", "distributions", "timeline", "workers", "transfer", "gantt"]
+    assert names == ["comparison", "distributions", "interference", "stages", "timeline", "workers", "transfer", "gantt"]
 
 
 def test_arrays_of_a_mark_have_equal_length(demo: Case) -> None:
@@ -119,6 +119,7 @@ def test_poor_records_draw_and_say_what_is_missing(make: Callable[..., Case]) ->
     [
         ("nothing", "distributions", "no request was recorded"),
         ("attached", "gantt", "sent no request spans"),
+        ("attached", "stages", "sent no request spans"),
         ("attached", "transfer", "no worker reports NIXL counters"),
         ("one request", "transfer", "every worker was aggregated"),
         ("no telemetry", "workers", "was not recorded"),

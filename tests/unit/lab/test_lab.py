@@ -6,8 +6,7 @@ import json
 import os
 import resource
 import signal
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,45 +14,17 @@ import pytest
 
 import labkit.lab.lab as lab_module
 from labkit.errors import LabError, LaunchError, LoadError, MissingEngine, ResplitError, SpecError, StoreError
-from labkit.lab.lab import ENGINES, Lab
+from labkit.lab.engines import ENGINES
+from labkit.lab.lab import Lab
 from labkit.serve.engines.base import EngineOptions
 from labkit.serve.ports import free_ports
 from labkit.serve.processes import ProcessTree
 from labkit.spec import Workload
 from labkit.store.run import open_run
-from tests.support.fake_engine import FakeEngine, fake_command, fake_node
-from tests.support.waiting import MARK, marked, open_files, until
+from tests.support.fake_engine import ENDLESS, SHORT, FakeEngine, fake_command
+from tests.support.waiting import marked, open_files, until
 
 OpenLab = Callable[..., Lab]
-SHORT = Workload(isl=16, osl=4, rate=40, duration_s=0.6, arrivals="constant")
-ENDLESS = Workload(isl=16, osl=4, rate=40, duration_s=600, arrivals="constant")
-
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
-    """Stand-ins under the name ``fake``. Everything that the lab starts is marked; none of it may be left."""
-    engine = FakeEngine(mark=uuid.uuid4().hex)
-    monkeypatch.setitem(ENGINES, "fake", lambda _: engine)
-    monkeypatch.setenv(MARK, engine.mark)
-    yield engine
-    left = marked(engine.mark)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert not left
-
-
-@pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def open_lab(engine: FakeEngine, tmp_path: Path, said: list[str]) -> OpenLab:
-    def begin(topology: str = "2A", **options: object) -> Lab:
-        given = {"engine": "fake", "node": fake_node(), "results": tmp_path, "progress": said.append, "workload": SHORT}
-        return Lab("demo", topology, **{**given, **options})  # type: ignore[arg-type]
-
-    return begin
 
 
 class Agent:
@@ -78,6 +49,7 @@ class Agent:
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Labs without telemetry."""
     monkeypatch.setattr(lab_module, "TelemetryAgent", Agent)
+    monkeypatch.setattr(lab_module, "begin_telemetry", Agent.start)
 
 
 @pytest.fixture
@@ -139,7 +111,7 @@ def test_measure_resplit_under_load_and_read_it_all_again(
     ok = [epoch for epoch, outcome in zip(requests["epoch"], requests["outcome"], strict=True) if outcome == "ok"]
     assert min(ok.count(0), ok.count(1)) > 20
     kinds = read.events.column("kind").to_pylist()
-    assert [kinds.count(kind) for kind in ("launch", "load", "resplit")] == [2, 3, 1]
+    assert [kinds.count(kind) for kind in ("launch", "load", "resplit")] == [1, 3, 1]
     sources = set(read.samples.column("source").to_pylist())
     assert {"w0", "w1", "host", "load0"} <= sources
     summary = json.loads((run.path / "summary.json").read_text())
@@ -216,6 +188,44 @@ def test_a_worker_that_dies_under_load_is_a_fault_in_the_run(open_lab: OpenLab, 
     assert run.status == "finished"
 
 
+@pytest.mark.usefixtures("blind")
+def test_a_worker_that_a_resplit_brings_back_had_died_in_the_run(open_lab: OpenLab):
+    """Found by the fault campaign: the load had ended before anybody looked, and all was well again."""
+    with open_lab() as lab:
+        with lab.load(ENDLESS) as load:
+            until(lambda: load.progress and load.progress.done > 5, "load")
+            os.kill(lab.deployment.workers[0].tree.pid, signal.SIGTERM)
+            until(lambda: lab.deployment.failures, "the news of its death")
+            lab.resplit("1P1D")
+            result = load.stop()
+        assert lab.deployment.failures == ()
+    assert any(mark.kind == "restart" and "w0 died while serving: it was killed by SIGTERM" in mark.text for mark in result.marks)
+
+
+def test_a_sampler_that_dies_is_told_and_costs_no_request(open_lab: OpenLab, said: list[str]):
+    """Found by the fault campaign: the run's manifest alone said so."""
+    with open_lab() as lab:
+        with lab.load(ENDLESS) as load:
+            os.kill(lab._telemetry.pid, signal.SIGKILL)  # type: ignore[union-attr]
+            until(lambda: "telemetry" in lab.telemetry_missing, "the news of its death")
+            result = load.stop()
+        assert result.failed == 0
+        assert any("the sampler exited with code -9" in line and "→" in line for line in said)
+    assert any("the sampler exited with code -9" in mark.text for mark in result.marks)
+
+
+def test_a_gpu_that_stops_to_answer_is_told_and_costs_no_request(
+    open_lab: OpenLab, said: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    lost = {"gpu1": "the GPU is lost (fell off the bus)"}
+    with open_lab() as lab:
+        monkeypatch.setattr(type(lab._telemetry), "missing", property(lambda _: lost))
+        result = lab.measure()
+    assert result.failed == 0
+    assert any(line.startswith("gpu1 is not read: the GPU is lost") and "→ see dmesg" in line for line in said)
+    assert any("gpu1 is not read: the GPU is lost" in mark.text for mark in result.marks)
+
+
 @pytest.mark.usefixtures("light")
 def test_a_split_that_did_not_take_effect_stays_unverified_in_the_run(open_lab: OpenLab, engine: FakeEngine):
     engine.faults = {"router1": ["--lie"]}
@@ -238,6 +248,30 @@ def test_a_launch_that_fails_says_why_in_the_run(open_lab: OpenLab, engine: Fake
     assert "w1 died while" in run.manifest["reason"]
     assert (run.path / "logs" / "w1.log").is_file()
     assert run.records().requests.num_rows == 0
+
+
+def test_an_interrupt_of_a_drain_sends_the_load_back_and_no_request_fails(open_lab: OpenLab, said: list[str]):
+    with open_lab(options=EngineOptions(extra_args=("--token-s", "0.5"))) as lab:
+        with lab.load(ENDLESS) as load:
+            lab.first_sent_ns(0)
+
+            def interrupt() -> None:
+                lab.changes.on_wait = lambda: None
+                lab.first_sent_ns(1)
+                signal.raise_signal(signal.SIGINT)
+
+            lab.changes.on_wait = interrupt
+            with pytest.raises(KeyboardInterrupt):
+                lab.resplit("1P1D")
+            assert (str(lab.deployment.topology), lab.deployment.epoch, lab.changes.waiting) == ("2A", 2, None)
+            assert lab.first_sent_ns(2) > lab.first_sent_ns(1)
+            load.finish()
+            measured = load.wait()
+        assert set(measured.counts) == {"ok"}
+        assert {row["epoch"] for row in measured.records.requests.to_pylist()} == {0, 1, 2}
+    assert any("left on router0" in line for line in said)
+    notes = [event["text"] for event in lab.run.records().events.to_pylist() if event["kind"] == "resplit"]
+    assert notes == ["called off while the old router drained: 2A serves on"]
 
 
 def test_an_interrupt_while_launching_leaves_nothing(open_lab: OpenLab, engine: FakeEngine, tmp_path: Path):
@@ -287,7 +321,7 @@ def test_a_disk_that_is_full_at_the_start_leaves_no_half_run(open_lab: OpenLab, 
     def full(*_: object, **__: object) -> None:
         raise StoreError("cannot write tokenizer.json: No space left on device", remedy="free some disk space")
 
-    monkeypatch.setattr(lab_module, "prepare", full)
+    monkeypatch.setattr("labkit.lab.fitting.prepare", full)
     with pytest.raises(StoreError, match="No space left"):
         open_lab()
     assert list(tmp_path.iterdir()) == []
@@ -299,9 +333,10 @@ def test_a_disk_that_fills_up_is_told_once_and_the_run_opens(open_lab: OpenLab, 
 
     def measure(lab: Lab) -> None:
         monkeypatch.setattr(lab.run, "write_summary", full)
-        with lab.load(ENDLESS) as load:
-            until(lambda: load.progress is not None and load.progress.done >= 20, "the first answers")
-            resource.prlimit(lab._load.agents[0].pid, resource.RLIMIT_FSIZE, (12_000, 12_000))
+        with lab.load(ENDLESS):
+            until(lambda: open_run(lab.run.path).records().requests.num_rows >= 20, "the first answers on disk")
+            (segment,) = lab.run.path.glob("segments/requests-*")
+            resource.prlimit(lab._load.agents[0].pid, resource.RLIMIT_FSIZE, (segment.stat().st_size,) * 2)
 
     with pytest.raises(LoadError, match=r"requests-shard0\.arrows"), open_lab() as lab:
         measure(lab)
@@ -330,8 +365,8 @@ def test_an_engine_that_is_not_installed_is_named_before_a_run_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_vllm_is_the_engine_of_every_lab():
-    assert list(lab_module.ENGINES) == ["vllm"]
+def test_the_engines_of_every_lab():
+    assert list(ENGINES) == ["vllm", "dynamo", "mocker"]
 
 
 def test_an_attached_endpoint_is_measured_and_not_changed(engine: FakeEngine, tmp_path: Path, said: list[str]):
@@ -346,8 +381,12 @@ def test_an_attached_endpoint_is_measured_and_not_changed(engine: FakeEngine, tm
         with Lab.attach(f"{url}/v1", "theirs", metrics=pages, topology="1A", results=results, progress=said.append) as lab:
             with pytest.raises(SpecError, match="no workload"):
                 lab.measure()
-            measurement = lab.measure(SHORT)
+            with lab.watch(hz=10) as watch:
+                measurement = lab.measure(SHORT)
+                until(lambda: watch.latest.stats.requests == 24, "every first token in the window")
             assert measurement.failed == 0
+            ((worker,), devices) = watch.latest.workers, watch.latest.devices
+            assert (worker.name, worker.role, worker.alive, devices) == ("w0", "A", True, ())
             with pytest.raises(ResplitError, match="attached, not launched"):
                 lab.resplit("1P1D")
         assert server.alive

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from labkit.errors import LoadError, SpecError
+from labkit.lab import load_agent, load_fleet
 from labkit.lab.load_fleet import LoadFleet, merged_progress, merged_result
 from labkit.load.progress import LoadResult, Progress
 from labkit.spec import Workload
@@ -35,6 +36,8 @@ def test_three_shards_send_one_schedule(server, fleet, tmp_path):
     fleet.target(0, server.url, "plain?ttft=5&itl=1", vocab=4096)
     work = Workload(isl=8, osl=6, rate=200.0, arrivals="constant", requests=40)
     run = fleet.run(0, work, first_request=5)
+    of_run = []
+    run.on_progress = of_run.append
     result = run.wait(30)
     rows = read_table(tmp_path, "requests").sort_by("index")
     assert result.counts == {"ok": 40}
@@ -46,7 +49,7 @@ def test_three_shards_send_one_schedule(server, fleet, tmp_path):
     due = [(at - result.measure_ns) / 1e6 for at in rows["scheduled_ns"].to_pylist()]
     assert due == pytest.approx([5.0 * index for index in range(40)], abs=1e-3)
     assert fleet.first_sent_ns(0, 1) == min(rows["sent_ns"].to_pylist())
-    assert heard[-1] == run.progress
+    assert heard[-1] == of_run[-1] == run.progress
     assert (run.progress.sent, run.progress.done, run.progress.output_tokens) == (40, 40, 240)
 
 
@@ -102,6 +105,26 @@ def test_bounds_hold_those_of_every_shard():
     one = LoadResult(10, 20, 90, 100, {"ok": 3}, 7, 1.0)
     two = LoadResult(11, 21, 95, 99, {"ok": 1, "cut": 1}, 8, 4.0, stopped=True)
     assert merged_result([one, two]) == LoadResult(10, 20, 95, 100, {"ok": 4, "cut": 1}, 8, 4.0, stopped=True)
-    told = merged_progress([Progress(5, 4, 3, 1, 1, {0: 1}, 30), Progress(6, 2, 2, 0, 1, {0: 0, 1: 1}, 12)])
-    assert told == Progress(6, 6, 5, 1, 2, {0: 1, 1: 1}, 42)
+    told = merged_progress([Progress(5, 4, 3, 1, 1, {0: 1}, 30, 4), Progress(6, 2, 2, 0, 1, {0: 0, 1: 1}, 12, 2)])
+    assert told == Progress(6, 6, 5, 1, 2, {0: 1, 1: 1}, 42, 6)
     assert merged_progress([]) is None
+
+
+def test_a_shard_that_is_stopped_is_named_when_a_load_cannot_be_finished(server, fleet, monkeypatch: pytest.MonkeyPatch):
+    """Found by the fault campaign: the message sent its reader to the server."""
+    monkeypatch.setattr(load_fleet, "_FINISH_S", 1.5)
+    monkeypatch.setattr(load_agent, "_SILENT_S", 1.0)
+    fleet.target(0, server.url, "plain?ttft=5&itl=1", vocab=4096)
+    run = fleet.run(0, Workload(isl=8, osl=4, concurrency=6, duration_s=600.0))
+    until(lambda: run.progress is not None, "the load")
+    os.kill(fleet.agents[1].pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(
+            LoadError, match=rf"load shard 1 \(process {fleet.agents[1].pid}\) has said nothing for \d+ s"
+        ) as caught:
+            run.finish()
+        assert "kill -CONT" in caught.value.remedy
+    finally:
+        os.kill(fleet.agents[1].pid, signal.SIGCONT)
+    run.stop()
+    run.wait(30)

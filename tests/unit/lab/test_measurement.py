@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +22,7 @@ from tests.support import synthetic
 from tests.support.handmade import SECOND, records, request, steady, window
 
 RESULT = LoadResult(start_ns=0, measure_ns=0, stop_ns=SECOND, end_ns=SECOND, counts={"ok": 3}, next_request=3, cpu_s=0.1)
-PROGRESS = Progress(t_ns=9, sent=4, done=3, failed=0, in_flight=1, in_flight_by_epoch={0: 1}, output_tokens=12)
+PROGRESS = Progress(t_ns=9, sent=4, done=3, failed=0, in_flight=1, in_flight_by_epoch={0: 1}, output_tokens=12, begun=4)
 
 
 class Load:
@@ -32,7 +34,18 @@ class Load:
         self.answers, self.alive = list(answers), alive
         self.error: LoadError | None = None
         self.progress: Progress | None = PROGRESS
-        self.stops = 0
+        self.stops = self.finishes = 0
+        self.on_progress: Callable[[Progress], None] | None = None
+
+    def finish(self) -> int:
+        self.finishes += 1
+        return 42
+
+    def tell(self, progress: Progress) -> None:
+        """As the thread that reads the shards does."""
+        assert self.on_progress is not None
+        self.progress = progress
+        self.on_progress(progress)
 
     def wait(self, timeout: float | None = None) -> LoadResult:
         answer = self.answers.pop(0)
@@ -48,6 +61,10 @@ class Keeper:
     def __init__(self) -> None:
         self.kept: list[LoadResult] = []
         self.told: list[Saturation] = []
+        self.free: list[int] = []
+
+    def finished(self, load: RunningLoad, next_request: int) -> None:
+        self.free.append(next_request)
 
     def saturated(self, load: RunningLoad, found: Saturation) -> None:
         self.told.append(found)
@@ -89,10 +106,13 @@ class Overloaded(Load):
         self.ticks += 1
         if self.stops or self.ticks > 200:
             return replace(RESULT, stopped=bool(self.stops))
-        self.progress = replace(
-            PROGRESS, t_ns=self.ticks * SECOND // 2, sent=2 * self.ticks, done=self.ticks, output_tokens=9 * self.ticks
-        )
+        self.tell(backlog(self.ticks))
         raise not_yet()
+
+
+def backlog(ticks: int) -> Progress:
+    """Four requests a second arrived and two were answered for so many halves of a second."""
+    return replace(PROGRESS, t_ns=ticks * SECOND // 2, sent=2 * ticks, done=ticks, output_tokens=9 * ticks, begun=ticks)
 
 
 def test_a_load_that_outruns_its_server_is_told_once_and_goes_on():
@@ -101,6 +121,27 @@ def test_a_load_that_outruns_its_server_is_told_once_and_goes_on():
     measurement = started.wait()
     assert keeper.told == [started.saturation]
     assert (load.stops, measurement.stopped, measurement.window.stopped) == (0, False, "")
+
+
+def test_nobody_needs_to_wait_for_it_to_be_found_and_told():
+    load = Load(RESULT)
+    started, keeper = running(load, watch=BacklogWatch(400, 100.0))
+    for tick in range(100):
+        load.tell(backlog(tick))
+    assert started.saturation is not None
+    assert keeper.told == [started.saturation]
+    assert repr(started) == f"<load on 2A: 198 sent, 99 done; {started.saturation}>"
+    assert started.wait().stopped is False
+    assert len(keeper.told) == 1
+
+
+def test_nobody_needs_to_wait_for_it_to_be_stopped():
+    load = Load(replace(RESULT, stopped=True))
+    started, _ = running(load, watch=BacklogWatch(400, 100.0), stop_when_saturated=True)
+    for tick in range(100):
+        load.tell(backlog(tick))
+    assert load.stops == 1
+    assert started.wait().window.stopped == str(started.saturation)
 
 
 def test_it_is_stopped_for_that_where_asked_and_says_why():
@@ -147,6 +188,13 @@ def test_stop_stops_once_and_gives_the_measurement():
     assert load.stops == 1
 
 
+def test_what_a_stop_cancelled_is_told_apart_from_what_failed():
+    started, _ = running(Load(replace(RESULT, counts={"ok": 3, "cut": 2, "cancelled": 4}, stopped=True)))
+    measurement = started.stop()
+    assert (measurement.failed, measurement.cancelled) == (2, 4)
+    assert "9, 2 failed, 4 cancelled, stopped early" in repr(measurement)
+
+
 def test_leaving_the_block_waits():
     load = Load(RESULT)
     with running(load)[0] as started:
@@ -154,6 +202,34 @@ def test_leaving_the_block_waits():
         assert repr(started) == "<load on 2A: 4 sent, 3 done>"
     assert started.result is not None
     assert load.stops == 0
+
+
+def test_a_finished_load_is_waited_for_and_says_how_it_ended():
+    load = Load(RESULT)
+    started, keeper = running(load)
+    started.finish()
+    started.finish()
+    assert (keeper.free, load.finishes, load.stops) == ([42], 1, 0)
+    assert started.wait().window.stopped == "by hand; what was under way was followed to its end"
+    started.finish()
+    assert load.finishes == 1
+
+
+def test_what_was_finished_can_still_be_stopped():
+    load = Load(RESULT)
+    started, _ = running(load)
+    started.finish()
+    assert started.stop().window.stopped == "by hand"
+    assert load.stops == 1
+
+
+def test_two_threads_that_wait_keep_one_measurement():
+    load = Load(RESULT, RESULT)
+    started, keeper = running(load)
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(lambda wait: wait(), (started.wait, started.wait))
+    assert one is other
+    assert len(keeper.kept) == 1
 
 
 def test_an_error_in_the_block_stops_the_load():

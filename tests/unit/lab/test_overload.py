@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from labkit.lab.overload import watch_for
+from labkit.lab.overload import Lookout, watch_for
+from labkit.load.progress import Progress
 from labkit.load.schedule import Schedule
+from labkit.measure.saturation import BacklogWatch
 from labkit.spec import Workload
 
 
@@ -38,3 +40,23 @@ def test_a_trace_is_counted_at_its_own_times(tmp_path: Path):
     watch = watch_for(workload)
     assert watch is not None
     assert (watch._total, watch._end_s) == (4, 20.0) == (4, max(Schedule(workload).arrivals("measure")))
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_lookout_finds_it_once_however_many_shards_tell(shards: int):
+    lookout, found = Lookout(BacklogWatch(400, 100.0)), []
+    for quarter in range(160):
+        for shard in range(shards):
+            t_ns = 7_000_000_000 + quarter * 250_000_000 + shard * 1_000_000
+            if lookout.look(Progress(t_ns, quarter, quarter // 2, 0, quarter - quarter // 2, {0: 1}, 4 * quarter, quarter // 2)):
+                found.append(quarter)
+    assert len(found) == 1
+    assert 8 <= found[0] / 4 <= 40, "seconds of the load"
+    assert lookout.found is not None
+    assert lookout.found.arrivals_s == pytest.approx(4, rel=0.1)
+
+
+def test_a_lookout_without_a_rule_finds_nothing():
+    lookout = Lookout(None)
+    assert not lookout.look(Progress(0, 1, 0, 0, 1, {0: 1}, 0, 0))
+    assert lookout.found is None

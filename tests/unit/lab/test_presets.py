@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from labkit.errors import SpecError
-from labkit.lab.presets import suggest
+from labkit.lab.presets import suggest, suggest_interference, suggest_scaling, suggest_search, suggest_sweep
 from labkit.serve.hardware import Core, Gpu, Node, assign
 from labkit.spec import Topology
 
@@ -51,3 +53,42 @@ def test_what_is_given_replaces_what_is_suggested_and_none_keeps_it() -> None:
 def test_what_cannot_be_meant_is_named(given: dict[str, object], bad: str) -> None:
     with pytest.raises(SpecError, match=bad):
         suggest(CPU).vary(**given)  # type: ignore[arg-type]
+
+
+def test_scaling_fits_the_node_and_the_step_has_the_same_requests() -> None:
+    preset = suggest_scaling(CPU)
+    assert (str(preset.pool), preset.workload.rate) == ("1P3D", 3.0)
+    assert preset.step.process == "step:0=1.5,6=4.5,16=1.5"
+    assert (preset.step.isl, preset.step.osl, preset.step.duration_s) == (preset.workload.isl, preset.workload.osl, 22.0)
+    assert str(suggest_scaling(with_gpus(8)).pool) == "1P7D"
+    assert str(suggest_scaling(with_gpus(1)).pool) == "1P3D"
+    other = preset.vary(workers=3, isl=32, ttft_slo_s=0.3, step_rates=[1, 2], step_at_s=None, warmup_s=1)
+    assert (str(other.pool), other.step.process, other.slo.ttft_s) == ("1P2D", "step:0=1,6=2,16=1", 0.3)
+    assert other.step.warmup_s == 1
+    assert "pool 1P2D" in str(other)
+    with pytest.raises(SpecError, match="ttl"):
+        preset.vary(ttl=3)
+
+
+@pytest.mark.parametrize("suggested", [suggest, suggest_search, suggest_interference, suggest_scaling, suggest_sweep])
+def test_every_preset_takes_an_engine_and_says_so(suggested: Callable[[Node], Any]) -> None:
+    preset = suggested(CPU)
+    assert preset.engine == preset.vary(engine=None).engine == "vllm"
+    other = preset.vary(engine="dynamo").vary(model="qwen3-0.6b")
+    assert other.engine == "dynamo"
+    assert " on dynamo: " in str(other)
+    assert " on " not in str(preset).partition(":")[0]
+    with pytest.raises(SpecError, match="unknown engine 'trt'") as raised:
+        preset.vary(engine="trt")
+    assert "vllm, dynamo" in raised.value.remedy
+
+
+def test_another_engine_for_side_b_is_all_that_differs_unless_a_split_is_given() -> None:
+    preset = suggest(CPU).vary(engine_b="dynamo", side_a="1P1D").vary(rate=2.0)
+    assert (list(map(str, preset.sides)), preset.engines) == (["1P1D", "1P1D"], ["vllm", "dynamo"])
+    assert str(preset).startswith("demo (dummy weights): 1P1D on vllm against 1P1D on dynamo; ")
+    apart = suggest(CPU).vary(engine="dynamo", engine_b="vllm", side_b="1P1D")
+    assert (list(map(str, apart.sides)), apart.engines) == (["2A", "1P1D"], ["dynamo", "vllm"])
+    assert suggest(CPU).engines == ["vllm", "vllm"]
+    with pytest.raises(SpecError, match="unknown engine 'x'"):
+        suggest(CPU).vary(engine_b="x")

@@ -40,6 +40,8 @@ def test_it_watches_keeps_and_tells(tmp_path: Path) -> None:
         assert heard(agent, "host", "cpu_busy_fraction")
         assert agent.wait_for(lambda a: "w0/metrics" in a.missing, 30)
         assert agent.missing["gpu"]
+        told = agent.readings()
+        assert {key: reading.value for key, reading in told.items()}.keys() <= agent.latest().keys()
         for name in ("startup", "prefill_worker"):
             body = (FIXTURES / f"otlp_vllm_0.31_{name}.bin").read_bytes()
             assert httpx.post(agent.otlp_endpoint, content=body, headers=PROTOBUF, trust_env=False).status_code == 200
@@ -53,6 +55,8 @@ def test_it_watches_keeps_and_tells(tmp_path: Path) -> None:
     assert any(event["text"].startswith("w1: Load model took 0.18 s") for event in events)
     rows = samples(tmp_path)
     assert {row["source"] for row in rows} >= {"w0", "host", "telemetry"}
+    kept = {(row["source"], row["metric"], row["t_ns"], row["value"]) for row in rows}
+    assert {(*key, reading.t_ns, reading.value) for key, reading in told.items()} <= kept
     assert all(isinstance(row["value"], float) and row["t_ns"] for row in rows)
     assert (tmp_path / "logs" / "telemetry.log").read_text() == ""
 

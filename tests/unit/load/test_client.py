@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import ssl
-import subprocess
+import json
 
 import pytest
 
-from labkit.load.client import Client
+from labkit.load.client import Client, Reply
 from labkit.load.events import ChunkLog
 from labkit.load.target import Requests, Target
 from labkit.spec import Workload
+from tests.support.certificate import make_certificate, server_context
 from tests.support.oracle_server import OracleServer
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl program to make a certificate")
-    folder = tmp_path_factory.mktemp("tls")
-    argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    argv += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
-    subprocess.run(argv, check=True, capture_output=True)
-    return folder
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")
 def secure(certificate):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    with OracleServer(context) as running:
+    with OracleServer(server_context(certificate)) as running:
         yield running
 
 
@@ -81,3 +72,30 @@ def test_counts_without_usage_come_from_the_text_and_say_so():
 def test_a_name_that_does_not_resolve_is_refused():
     (reply,), _ = asyncio.run(ask(Target("http://no-such-host.invalid", "m", 4096)))
     assert (reply.outcome, reply.sent_ns) == ("refused", None)
+
+
+def test_events_that_list_more_tokens_than_the_server_counts_are_a_broken_stream():
+    """A network that repeats an event would make throughput too good."""
+
+    def event(**more: object) -> bytes:
+        return b"data: " + json.dumps({"id": "a", **more}).encode() + b"\n\n"
+
+    token = event(choices=[{"text": "x", "token_ids": [7]}])
+    usage = event(choices=[], usage={"prompt_tokens": 9, "completion_tokens": 5})
+
+    async def answered(events: bytes) -> Reply:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + events + b"data: [DONE]\n\n")
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            target = Target(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "m", 4096)
+            (reply,), _ = await ask(target)
+            return reply
+
+    assert asyncio.run(answered(token * 5 + usage)).outcome == "ok"
+    twice = asyncio.run(answered(token * 6 + usage))
+    assert (twice.outcome, twice.output_tokens) == ("bad_stream", 5)
+    assert twice.reason == "its events list 6 tokens and the server counts 5: some came twice"

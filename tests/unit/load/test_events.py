@@ -79,13 +79,13 @@ def test_what_is_no_event_is_one_kind_of_error(bad):
 
 def test_the_log_gives_its_rows_once_and_marks_unknown_counts():
     log = ChunkLog()
-    log.extend(1, [10], [1], [True])
-    log.extend(2, [11], [40_000], [False])
+    log.add(1, 10, 1, True)
+    log.add(2, 11, 40_000, False)
     columns, tokens = log.take()
     assert columns["tokens"].tolist() == [1, 32_767]
     assert columns["text"].tolist() == [True, False]
     assert tokens == 32_768
-    log.extend(1, [12], [UNKNOWN], [True])
+    log.add(1, 12, UNKNOWN, True)
     columns, tokens = log.take()
     assert (list(columns["tokens"]), tokens, columns["request"].tolist()) == ([None], 0, [1])
     assert len(log.take()[0]["t_ns"]) == 0

@@ -31,7 +31,7 @@ class Host:
         index = talk.now.index
         self.launched.append((talk.phase, talk.number, talk.turn, index))
         assert body == self.builder.body(talk.phase, talk.number, talk.turn)
-        live = SimpleNamespace(scheduled_ns=due_ns, reply=None, task=None)
+        live = SimpleNamespace(scheduled_ns=due_ns, reply=None, ended=None)
         self.alive += 1
         self.most = max(self.most, self.alive)
 
@@ -42,7 +42,7 @@ class Host:
             live.reply = Reply(outcome, end_ns=self._clock())
             return live.reply
 
-        live.task = asyncio.ensure_future(answer())
+        live.ended = asyncio.ensure_future(answer())
         return live
 
 
@@ -72,7 +72,7 @@ LOADS = st.one_of(
 TURNS = st.sampled_from([{}, {"turns": 3}, {"turns": "uniform:1-5"}, {"turns": "uniform:1-5", "think_s": "uniform:0-0.1"}])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(load=LOADS, turns=TURNS, shards=st.integers(1, 5), requests=st.integers(1, 40), seed=st.integers(0, 2**40))
 def test_shards_share_out_all_requests_and_none_twice(load, turns, shards, requests, seed):
     work = Workload(isl=3, osl=2, requests=requests, seed=seed, **load, **turns)
@@ -93,7 +93,7 @@ def test_shards_share_out_all_requests_and_none_twice(load, turns, shards, reque
     assert sum(most) <= (work.concurrency or 0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(bad=st.sets(st.integers(0, 29), max_size=6), load=LOADS, seed=st.integers(0, 2**40))
 def test_what_a_failure_leaves_out_is_counted(bad, load, seed):
     work = Workload(isl=3, osl=2, turns="uniform:1-5", requests=30, seed=seed, **load)

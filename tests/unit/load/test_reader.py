@@ -7,6 +7,7 @@ import contextlib
 import errno
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable
 from time import perf_counter_ns, time_ns
@@ -23,19 +24,14 @@ BUSY_NS = 60_000_000
 class Kept:
     """Keeps what it receives; ``until`` waits for a condition on it."""
 
-    def __init__(self, wants: bool = False) -> None:
+    def __init__(self) -> None:
         self.reads: list[tuple[bytes, int]] = []
         self.losses: list[tuple[Exception | None, int]] = []
-        self.wants, self.asked = wants, 0
         self._changed = asyncio.Event()
 
-    def take(self, data: bytes, t_ns: int) -> bool:
+    def take(self, data: bytes, t_ns: int) -> None:
         self.reads.append((data, t_ns))
         self._changed.set()
-        return self.wants
-
-    def taken(self) -> None:
-        self.asked += 1
 
     def lost(self, error: Exception | None, t_ns: int) -> None:
         self.losses.append((error, t_ns))
@@ -52,11 +48,16 @@ class Kept:
                 await self._changed.wait()
 
 
+def take(owners: list[Kept], reads: list[bytes], t_ns: list[int]) -> None:
+    for owner, data, at in zip(owners, reads, t_ns, strict=True):
+        owner.take(data, at)
+
+
 @contextlib.asynccontextmanager
-async def pair(stamped: bool = True, wants: bool = False):
+async def pair(stamped: bool = True, late_acks: bool = False):
     """``(reader, receiver, connection, the server's end)``."""
-    receiver, listener = Kept(wants), socket.create_server(("127.0.0.1", 0))
-    readers = Reader(stamped=stamped)
+    receiver, listener = Kept(), socket.create_server(("127.0.0.1", 0))
+    readers = Reader(take, stamped=stamped, late_acks=late_acks)
     try:
         connection = await readers.connect("127.0.0.1", listener.getsockname()[1], receiver)
         with listener, listener.accept()[0] as far:
@@ -91,6 +92,37 @@ def test_a_busy_process_does_not_move_the_instants(stamped):
         assert before - 50_000 <= t_ns < after + BUSY_NS // 2
     else:
         assert t_ns >= free
+
+
+def test_the_first_read_of_each_reader_has_the_kernels_instant():
+    """Without a socket that asks for stamps the kernel makes none, and it begins a moment after one asks."""
+
+    async def read():
+        async with pair() as (_, receiver, _, far):
+            before = perf_counter_ns()
+            far.send(b"token")
+            free = work(3_000_000)
+            await receiver.until(lambda: receiver.reads)
+        work(10_000_000)  # the kernel is done with switching it off
+        return before, receiver.reads[0][1], free
+
+    for before, t_ns, free in [asyncio.run(read()) for _ in range(40)]:
+        assert before - 50_000 <= t_ns < free
+
+
+def test_a_kernel_that_does_not_stamp_is_found_out_at_the_start(monkeypatch):
+    monkeypatch.setattr(reader, "_SO_TIMESTAMPNS", socket.SO_KEEPALIVE)
+    monkeypatch.setattr(reader, "_SWITCHED_ON_S", 0.01)
+
+    async def read():
+        held = open_files()
+        async with pair() as (readers, receiver, _, far):
+            far.send(b"token")
+            free = work(3_000_000)
+            await receiver.until(lambda: receiver.reads)
+        return readers._stamped, receiver.reads[0][1] >= free, open_files() - held
+
+    assert asyncio.run(read()) == (False, True, 0)
 
 
 def test_a_wall_clock_that_is_set_does_not_move_the_instants(monkeypatch):
@@ -142,7 +174,7 @@ def test_a_busy_reader_pauses_and_delivers_everything_in_order(monkeypatch):
 )
 def test_a_pause_is_a_tenth_of_the_time_between_two_chunks_of_a_stream(monkeypatch, streams, reads, pause_s):
     async def judge():
-        readers = Reader()
+        readers = Reader(take)
         start = readers._since_ns
         monkeypatch.setattr(reader, "perf_counter_ns", lambda: start + 20_000_000)
         monkeypatch.setattr(readers, "_open", dict.fromkeys(range(streams)))
@@ -155,15 +187,50 @@ def test_a_pause_is_a_tenth_of_the_time_between_two_chunks_of_a_stream(monkeypat
     assert asyncio.run(judge()) == (pytest.approx(pause_s), pytest.approx(pause_s))
 
 
-@pytest.mark.parametrize("wants", [True, False])
-def test_a_receiver_is_called_back_where_it_asks_for_it(wants):
+def test_all_that_is_ready_is_read_before_any_of_it_is_taken():
     async def read():
-        async with pair(wants=wants) as (_, receiver, _, far):
-            far.send(b"x")
-            await receiver.until(lambda: receiver.reads)
-            return receiver.asked
+        rounds: list[list[bytes]] = []
+        owners = [Kept(), Kept(), Kept()]
 
-    assert asyncio.run(read()) == int(wants)
+        def keep(whose: list[Kept], reads: list[bytes], t_ns: list[int]) -> None:
+            rounds.append(reads)
+            take(whose, reads, t_ns)
+
+        readers = Reader(keep)
+        with contextlib.ExitStack() as ends, socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            far = []
+            for owner in owners:
+                await readers.connect("127.0.0.1", port, owner)
+                far.append(ends.enter_context(listener.accept()[0]))
+            far[0].send(b"a")
+            far[2].send(b"c")
+            far[1].close()
+            await owners[1].until(lambda: owners[1].losses)
+            readers.close()
+        return rounds, [owner.data for owner in owners]
+
+    rounds, data = asyncio.run(read())
+    assert ([sorted(reads) for reads in rounds], data) == ([[b"a", b"c"]], [b"a", b"", b"c"])
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
+def test_acknowledgements_are_sent_with_every_read_unless_nobody_waits_for_them(late):
+    """What the other end knows to have arrived after two small chunks that were read one after the other."""
+    unacked = 24  # of struct tcp_info: eight bytes of states and four fields of four
+
+    async def read():
+        async with pair(late_acks=late) as (_, receiver, connection, far):
+            connection.write(b"a request")
+            far.recv(100)
+            left = []
+            for number in range(1, 3):
+                far.send(b"a token")
+                await receiver.until(lambda n=number: len(receiver.reads) == n)
+                left.append(int.from_bytes(far.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[unacked:][:4], sys.byteorder))
+            return left
+
+    assert asyncio.run(read()) == ([1, 0] if late else [0, 0])
 
 
 def test_a_long_request_arrives_whole():
@@ -229,7 +296,7 @@ def test_what_is_dropped_says_nothing_and_leaves_no_descriptor():
 
 def test_nobody_listening_raises_and_leaves_no_descriptor():
     async def connect():
-        readers, held = Reader(), open_files()
+        readers, held = Reader(take), open_files()
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         with pytest.raises(ConnectionRefusedError):

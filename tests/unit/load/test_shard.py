@@ -97,7 +97,8 @@ def test_warm_up_requests_are_apart_and_leave_the_measured_ones_alone(server, lo
     assert result.start_ns + 300_000_000 == result.measure_ns < result.stop_ns <= result.end_ns + 20_000_000
     assert result.counts == {"ok": len(ids)}
     assert bench.requests.flushed == len(bench.requests.rows)
-    assert bench.heard("progress")[-1]["output_tokens"] == 4 * len(ids)
+    last = bench.heard("progress")[-1]
+    assert (last["output_tokens"], last["begun"]) == (4 * len(ids), len(ids))
     assert {row["request"] for row in bench.chunks.rows} == ids
 
 
@@ -172,6 +173,49 @@ def test_stopping_keeps_what_was_recorded(server, load):
     assert started
     for row in started:
         assert sum(chunk["tokens"] for chunk in bench.chunks.rows if chunk["request"] == row["request"]) == row["output_tokens"]
+
+
+@pytest.mark.parametrize("load", [{"concurrency": 3}, {"rate": 80.0}, {"concurrency": 3, "turns": 5, "think_s": 0.05}])
+def test_a_finished_measurement_follows_its_requests_while_the_next_sends(server, load):
+    async def drive():
+        bench = Bench()
+        bench.shard.target(0, target(server, "plain?ttft=300&itl=20"))
+        first = asyncio.ensure_future(bench.shard.run(0, Workload(isl=8, osl=8, duration_s=60.0, **load), first_request=5))
+        await until(lambda: bench.shard._live)
+        bench.shard.finish(0)
+        bench.shard.finish(0)
+        (finished,) = bench.heard("finished")
+        under_way = len(bench.shard._live)
+        again = Workload(isl=8, osl=2, concurrency=1, requests=2)
+        second = asyncio.ensure_future(bench.shard.run(1, again, first_request=finished["next_request"]))
+        return bench, under_way, await first, await second
+
+    bench, under_way, first, second = run(drive())
+    assert first.counts == {"ok": under_way}
+    assert (first.stopped, second.stopped) == (True, False)
+    assert second.counts == {"ok": 2}
+    assert first.end_ns > second.start_ns >= first.stop_ns
+    numbers = [row["request"] for row in bench.requests.rows]
+    assert sorted(numbers) == list(range(5, 5 + under_way + 2))
+    assert {row["request"] for row in bench.requests.rows if row["measurement"] == 1} == {5 + under_way, 6 + under_way}
+    last = {message["measurement"]: message for message in bench.heard("progress")}
+    assert (last[0]["sent"], last[1]["sent"], last[1]["output_tokens"], last[1]["begun"]) == (under_way, 2, 4, 2)
+
+
+def test_a_stop_ends_the_measurement_that_is_named_and_no_other(server):
+    async def drive():
+        bench = Bench()
+        bench.shard.target(0, target(server, "plain?ttft=300&itl=20"))
+        first = asyncio.ensure_future(bench.shard.run(0, Workload(isl=8, osl=8, concurrency=2, requests=2), first_request=0))
+        await until(lambda: len(bench.shard._live) == 2)
+        bench.shard.finish(0)
+        second = asyncio.ensure_future(bench.shard.run(1, Workload(isl=8, osl=2, concurrency=1, requests=1), first_request=2))
+        await until(lambda: len(bench.shard._live) == 3)
+        bench.shard.stop(0)
+        return await first, await second
+
+    first, second = run(drive())
+    assert (first.counts, second.counts) == ({"cancelled": 2}, {"ok": 1})
 
 
 def test_a_stop_before_the_first_step_loses_no_request(server):
@@ -288,6 +332,20 @@ def test_a_full_disk_ends_the_load_with_its_reason(server):
             await bench.shard.run(0, Workload(isl=8, osl=4, concurrency=2, duration_s=600.0), first_request=0)
 
     run(drive())
+
+
+def test_chunks_that_cannot_be_written_cost_no_record(server):
+    """Found by the fault campaign: a request had no record where the disk was full when its last chunk came."""
+
+    async def drive():
+        bench = Bench()
+        bench.shard.target(0, target(server))
+        bench.chunks.fails = True
+        with pytest.raises(StoreError, match="disk full"):
+            await bench.shard.run(0, Workload(isl=8, osl=4, concurrency=1, requests=2), first_request=0)
+        return bench
+
+    assert [row["outcome"] for row in run(drive()).requests.rows] == ["ok", "ok"]
 
 
 def test_a_server_that_refuses_at_once_is_not_hammered(server):

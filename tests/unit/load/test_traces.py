@@ -143,7 +143,7 @@ lines = st.lists(
 ).map(b"\n".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=lines)
 def test_no_bytes_raise_anything_else(tmp_path_factory, data):
     file = tmp_path_factory.getbasetemp() / "fuzzed"
@@ -153,7 +153,7 @@ def test_no_bytes_raise_anything_else(tmp_path_factory, data):
             assert len(read(str(file))) > 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=st.lists(
         st.tuples(
@@ -175,7 +175,7 @@ times = st.integers(0, 4 * 10**8).map(lambda ticks: 1_700_000_000 * 10**9 + tick
 rows_of = st.lists(st.tuples(times, st.integers(0, 10**7), st.integers(0, 10**7)), min_size=1, max_size=30)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=rows_of,
     digits=st.integers(7, 9),
@@ -233,7 +233,7 @@ def sent(file, **fields):
     return schedule, [(at_s, *schedule.lengths("measure", index)) for index, at_s in enumerate(times)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows=SMALL_ROWS, scale=st.sampled_from([0.01, 0.5, 1.0, 3.0]), limit=st.one_of(st.none(), st.integers(2, 3500)))
 def test_a_trace_is_sent_in_the_order_of_its_times_scaled_and_clipped_as_is_counted(tmp_path_factory, rows, scale, limit):
     file = written(tmp_path_factory, rows)
@@ -253,7 +253,7 @@ def test_a_trace_is_sent_in_the_order_of_its_times_scaled_and_clipped_as_is_coun
     assert (schedule.notes()[1:] == (words,)) if clipped else (len(schedule.notes()) == 1)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows=SMALL_ROWS, seed=st.integers(0, 2**40), data=st.data())
 def test_a_sample_has_rows_of_the_trace_once_each_and_in_order(tmp_path_factory, rows, seed, data):
     file = written(tmp_path_factory, rows)
@@ -267,7 +267,7 @@ def test_a_sample_has_rows_of_the_trace_once_each_and_in_order(tmp_path_factory,
         assert sent(file, requests=count, **fields)[1] == requests
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows=SMALL_ROWS, seed=st.integers(0, 2**40))
 def test_equal_ids_are_equal_tokens_and_other_ids_are_others(tmp_path_factory, rows, seed):
     """The longest common beginning of two prompts is that of their ids, to the token (but for chance: one in thousands)."""

@@ -1,4 +1,4 @@
-"""A wire whose reads come faster than they are settled: one place in the queue, and a bounded number of reads."""
+"""However a response ends, whoever waits for its end is told once."""
 
 from __future__ import annotations
 
@@ -8,39 +8,32 @@ from labkit.load.events import ChunkLog
 from labkit.load.stream import Stream
 from labkit.load.wire import Wire
 
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffff\r\n"
-COMMENTS = b": ping\n" * 100  # no end that a stream of tokens has: each read may be the last
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def test_a_flood_waits_once_and_is_settled_before_it_grows():
-    async def flood() -> tuple[list[Wire], int, Wire]:
-        ripe: list[Wire] = []
-        wire = Wire(ripe.append)
+def test_a_connection_that_breaks_ends_the_stream_at_that_instant():
+    async def end() -> tuple[bool, int | None, str | None]:
+        wire = Wire()
+        wire.lost(None, 1)
+        assert not wire.used
         wire.begin(Stream(7, ChunkLog()))
-        most = 0
-        for data in (HEAD, *[COMMENTS] * 500):
-            if wire.take(data, 1):
-                wire.taken()
-            most = max(most, len(wire.stream._data))
-        return ripe, most, wire
-
-    ripe, most, wire = asyncio.run(flood())
-    assert ripe[0] is wire
-    assert 1 <= len(ripe) <= 10, "once, and once again after each time that it was settled at once"
-    assert most <= 66
-
-
-def test_what_ends_it_is_told_once():
-    async def end() -> tuple[list[Wire], bool]:
-        ripe: list[Wire] = []
-        wire = Wire(ripe.append)
-        wire.begin(Stream(7, ChunkLog()))
-        for data in (HEAD, COMMENTS):
-            assert wire.take(data, 1)
-            wire.taken()
+        wire.feed(HEAD, 1)
         wire.lost(ConnectionResetError("gone"), 2)
-        assert ripe == [wire]
-        wire.settle()
-        return ripe, wire.ended.done() and wire.stream.end_ns == 2
+        return wire.ended.done(), wire.stream.end_ns, wire.reset
 
-    assert asyncio.run(end())[1]
+    assert asyncio.run(end()) == (True, 2, "ConnectionResetError: gone")
+
+
+def test_what_comes_unasked_or_afterwards_changes_nothing():
+    async def late() -> tuple[object, ...]:
+        wire = Wire()
+        wire.feed(HEAD, 1)
+        log = ChunkLog()
+        wire.begin(Stream(7, log))
+        wire.feed(HEAD + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n", 2)
+        assert wire.ended.done()
+        wire.feed(b"data: {}\n\n", 3)
+        wire.lost(None, 4)
+        return wire.stream.done, wire.stream.end_ns, wire.stream.http.status
+
+    assert asyncio.run(late()) == (True, 2, 200)

@@ -115,7 +115,7 @@ def test_energy_without_a_counter_is_none():
     [
         ({"accelerator": "GPU", "accelerators": 0.5}, True),
         ({"accelerator": "GPU", "accelerators": 2}, False),
-        ({"accelerator": "core", "accelerators": 1}, False),
+        ({"accelerator": "core", "accelerators": 1}, True),
         ({"accelerator": "GPU", "accelerators": 0}, False),
         ({"accelerator": "GPU", "accelerators": 1, "topology": "attached"}, False),
     ],

@@ -23,14 +23,14 @@ def made(values: list[int], cut: int = 5) -> Gaps:
     return gaps
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(durations, min_size=1, max_size=40), st.integers(0, 30))
 def test_percentiles_are_those_of_numpy_to_the_last_bit(values: list[int], zeros: int):
     raw = np.concatenate([np.zeros(zeros), np.array(values) / 1e9])
     assert made(values).percentiles_s(QS, zeros).tolist() == np.percentile(raw, QS).tolist()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(durations, min_size=1, max_size=40))
 def test_counting_finds_what_sorting_finds(values: list[int]):
     ranks = np.arange(len(values))
@@ -38,7 +38,7 @@ def test_counting_finds_what_sorting_finds(values: list[int]):
     assert counted_ranks(pool, ranks).tolist() == sorted(values)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.lists(durations, max_size=12), min_size=1, max_size=4).filter(any))
 def test_a_pool_is_all_of_its_values(lists: list[list[int]]):
     raw = np.array([value for values in lists for value in values]) / 1e9

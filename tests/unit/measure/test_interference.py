@@ -109,6 +109,13 @@ class TestKnownEffect:
         one, other = (interference(world.measured, seed=seed)["worker"] for seed in (0, 1))
         assert value(one) == pytest.approx(value(other), rel=0.02), "the seed shifts prefills, and hardly the value"
 
+    @pytest.mark.parametrize("spell_s", [0.5, 1.0, 2.0, 3.0])
+    def test_a_load_that_stood_still_but_for_one_spell_has_a_reason_or_an_interval(self, spell_s: float) -> None:
+        """Found by the fault campaign: ``labkit show`` of a run whose load shard had been stopped divided by zero."""
+        world = engine(1, 2.0, rate=lambda t: 25.0 if 0 <= t < spell_s else 0.0, isls=(8,), osl=12)
+        found = own(world)
+        assert (found.value is None) is (found.low is None) is bool(found.reason)
+
 
 class TestDeployments:
     def test_a_dedicated_decode_worker_has_none_of_its_own(self) -> None:

@@ -42,6 +42,7 @@ def joined(requests: list[dict[str, Any]], spans: list[dict[str, Any]]) -> list[
         (f"cmpl-{ROUTED}-0", f"cmpl-{ROUTED}", "pd-1"),
         (f"chatcmpl-{ROUTED}", f"chatcmpl-{ROUTED}", "pd-chat"),
         (f"cmpl-{ROUTED}-0", f"cmpl-{ROUTED}-0", None),
+        ("559bcd4b-18dd-4bbe-9ef2-f681992dd49e", "cmpl-559bcd4b-18dd-4bbe-9ef2-f681992dd49e", "R-1"),  # Dynamo's frontend
     ],
 )
 def test_ids_as_vllm_and_its_router_send_them(span_id: str, server_id: str, sent_id: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,12 +31,19 @@ def one_server(arrivals: Arrivals, service_s: float | np.ndarray) -> np.ndarray:
 
 
 def course(
-    arrivals: Arrivals, ends: np.ndarray, end_s: float, tokens: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    arrivals: Arrivals,
+    ends: np.ndarray,
+    end_s: float,
+    tokens: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    *,
+    firsts: np.ndarray | None = None,
 ) -> Course:
+    """``firsts``: instants of first tokens; each answer comes whole, at its end, where they are left out."""
     t_s = np.arange(0, end_s, 1 / HZ)
-    sent, done = (np.searchsorted(np.sort(events), t_s, "right").astype(float) for events in (arrivals, ends))
+    firsts = ends if firsts is None else firsts
+    sent, begun, done = (np.searchsorted(np.sort(events), t_s, "right").astype(float) for events in (arrivals, firsts, ends))
     received = 32 * done if tokens is None else tokens(sent, done)
-    return Course(t_s, sent, done, received, float(len(arrivals)), end_s)
+    return Course(t_s, sent, begun, done, received, float(len(arrivals)), end_s)
 
 
 def streamed(sent: np.ndarray, done: np.ndarray) -> np.ndarray:
@@ -48,7 +56,9 @@ def test_a_server_that_keeps_up_is_not_saturated(rho: float):
     rng = np.random.default_rng(int(10 * rho))
     for _ in range(4):
         arrivals = poisson(rng, 2 * rho, 3600)
-        assert first_saturation(course(arrivals, one_server(arrivals, 0.5), 3600)) is None
+        ends = one_server(arrivals, 0.5)
+        assert first_saturation(course(arrivals, ends, 3600)) is None
+        assert first_saturation(course(arrivals, ends, 3600, firsts=ends - 0.5)) is None
 
 
 def test_a_server_of_irregular_service_is_seldom_called_saturated():
@@ -72,7 +82,39 @@ def test_a_batch_that_slows_down_with_every_request_is_not_saturated_while_it_fi
         tokens[at], done[at] = tokens[at - 1] + made, done[at - 1] + made / 1000
         flying[at] = flying[at - 1] + (tokens_s / HZ - made) / 1000
     assert flying[-1] > 30, "it has filled"
-    assert first_saturation(Course(t_s, flying + done, done, tokens, tokens_s / 1000 * 240, 240.0)) is None
+    assert first_saturation(Course(t_s, flying + done, flying + done, done, tokens, tokens_s / 1000 * 240, 240.0)) is None
+
+
+def coarse_worker(arrivals: Arrivals, rng: np.random.Generator, osl: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First tokens, ends and the instants of all tokens: steps of up to four waiting prompts, 312 ms each, and a token of all."""
+    now, nxt, running = 0.0, 0, list[int]()
+    firsts, ends, left, tokens = np.full(len(arrivals), np.inf), np.full(len(arrivals), np.inf), {}, list[float]()
+    while nxt < len(arrivals) or running:
+        now = now if running else max(now, arrivals[nxt])
+        fresh = [at for at in range(nxt, min(nxt + 4, len(arrivals))) if arrivals[at] <= now]
+        nxt += len(fresh)
+        now += 0.312 * len(fresh) * rng.lognormal(0, 0.06) + (0.0156 + 0.0011 * len(running)) * bool(running)
+        tokens += [now] * (len(running) + len(fresh))
+        for at in running:
+            left[at] -= 1
+            ends[at] = now if left[at] == 0 else np.inf
+        firsts[fresh] = now
+        left |= dict.fromkeys(fresh, osl - 1)
+        running = [at for at in (*running, *fresh) if left[at]]
+    return firsts, ends, np.array(tokens)
+
+
+@pytest.mark.parametrize(("rate", "fewest", "most"), [(1.5, 0, 0), (2.1, 0, 1), (4.0, 12, 12)])
+def test_prefills_that_hold_up_decodes_for_seconds_are_no_lack_of_pace(rate: float, fewest: int, most: int):
+    """At 55, 78 and 148 % load; completions come in clots then, and a window between two of them says little."""
+    rng, called = np.random.default_rng(11), 0
+    for _ in range(12):
+        arrivals = poisson(rng, rate, 120)
+        firsts, ends, tokens = coarse_worker(arrivals, rng, 32)
+        received = np.searchsorted(tokens, np.arange(0, 120, 1 / HZ), "right").astype(float)
+        seen = course(arrivals, ends, 120, lambda *_, received=received: received, firsts=firsts)
+        called += first_saturation(seen) is not None
+    assert fewest <= called <= most
 
 
 @pytest.mark.parametrize(("rho", "most_s"), [(1.3, 200), (2.0, 40), (4.0, 30)])
@@ -107,13 +149,49 @@ def test_a_server_that_fills_with_long_answers_is_not_saturated(answer_s: float,
         arrivals = poisson(rng, 5, 6 * answer_s)
         factor = np.ones(len(arrivals)) if shape == "equal" else rng.lognormal(-0.5, 1, len(arrivals))
         ends = arrivals + answer_s * factor
-        assert first_saturation(course(arrivals, ends, 6 * answer_s, streamed)) is None
+        assert first_saturation(course(arrivals, ends, 6 * answer_s, streamed, firsts=arrivals + 0.3)) is None
+
+
+@pytest.mark.parametrize("ttft_s", [2, 20])
+def test_a_server_that_begins_late_but_all_at_once_is_not_saturated(ttft_s: float):
+    """The number that waits for a first token grows for as long as a TTFT, and the pace of first tokens with it."""
+    rng = np.random.default_rng(1)
+    for shape in ("equal", "lognormal"):
+        arrivals = poisson(rng, 5, 120)
+        firsts = arrivals + ttft_s * (rng.lognormal(-0.5, 1, len(arrivals)) if shape == "lognormal" else 1)
+        assert first_saturation(course(arrivals, firsts + 10, 120, streamed, firsts=firsts)) is None
+
+
+def test_prefills_that_fall_behind_are_saturated_though_tokens_a_second_rise():
+    """Seen of a vLLM worker on a CPU at 12 requests a second of 512 tokens: 2.7 first tokens a second, and none of the running
+    answers ended in 40 s, so that tokens a second rose with the requests in flight."""
+    counts = np.loadtxt(Path(__file__).with_name("prefill_overload.csv"), delimiter=",", skiprows=1).T
+    seen = Course(*counts, total=720.0, end_s=60.0)
+    found = first_saturation(seen)
+    assert found is not None
+    assert found.t_s < 24
+    assert found.completions_s == 0
+    answers_only = Course(seen.t_s, seen.sent, seen.sent, seen.done, seen.tokens, seen.total, seen.end_s)
+    assert first_saturation(answers_only) is None, "nothing but the first tokens tells it"
+
+
+def test_a_queue_for_prefill_is_told_however_the_answers_go():
+    """Three first tokens a second of six requests; each answer then takes longer than the load lasts."""
+    rng = np.random.default_rng(8)
+    for _ in range(10):
+        arrivals = poisson(rng, 6, 60)
+        firsts = one_server(arrivals, 1 / 3)
+        running = np.cumsum(np.searchsorted(firsts, np.arange(0, 60, 1 / HZ), "right") / HZ)
+        found = first_saturation(course(arrivals, firsts + 100, 60, lambda *_, running=running: running, firsts=firsts))
+        assert found is not None
+        assert found.t_s <= 40
 
 
 def test_a_server_that_completes_nothing_is_saturated():
     """Prefills starve the decodes: a first token for each prefill, and no answer ends."""
     arrivals = poisson(np.random.default_rng(2), 8, 120)
-    starved = course(arrivals, np.zeros(0), 120, lambda sent, _: np.minimum(np.arange(len(sent)) / HZ * 6, sent))
+    tokens = np.minimum(np.arange(120 * HZ) / HZ * 6, np.searchsorted(arrivals, np.arange(0, 120, 1 / HZ), "right"))
+    starved = course(arrivals, np.zeros(0), 120, lambda *_: tokens, firsts=arrivals)
     found = first_saturation(starved)
     assert found is not None
     assert found.completions_s == 0
@@ -147,16 +225,16 @@ def test_watching_live_tells_the_same_as_looking_back():
     arrivals = poisson(rng, 3, 300)
     whole = course(arrivals, one_server(arrivals, 0.5), 300)
     watch = BacklogWatch(whole.total, whole.end_s)
-    told = (watch.add(*map(float, row)) for row in zip(whole.t_s, whole.sent, whole.done, whole.tokens, strict=True))
+    told = (watch.add(*map(float, row)) for row in zip(whole.t_s, whole.sent, whole.begun, whole.done, whole.tokens, strict=True))
     found = next(told_now for told_now in told if told_now is not None)
     assert found == first_saturation(whole)
 
 
 def test_an_instant_that_does_not_rise_is_left_out():
     watch = BacklogWatch(100, 100.0)
-    assert watch.add(1.0, 5, 1) is None
-    assert watch.add(1.0, 500, 1) is None
-    assert first_saturation(Course(*(np.zeros(0),) * 4, 0.0, 0.0)) is None
+    assert watch.add(1.0, 5, 1, 1, 0) is None
+    assert watch.add(1.0, 500, 1, 1, 0) is None
+    assert first_saturation(Course(*(np.zeros(0),) * 5, 0.0, 0.0)) is None
 
 
 def measured(rate: float, *, counted: bool = True, **fields):
@@ -175,6 +253,25 @@ def test_a_measurement_that_ended_is_looked_at_in_its_records(counted: bool):
     assert found is not None
     assert found.completions_s == pytest.approx(2, rel=0.1)
     assert saturation_of(*measured(1, counted=counted)) is None
+
+
+def recorded(arrivals: Arrivals, firsts: np.ndarray, refused: np.ndarray):
+    """Answers of 50 tokens, one a second from the first on; those refused end at once, without any."""
+    rows = []
+    for number, (at, first) in enumerate(zip(arrivals, firsts, strict=True)):
+        sent, chunks = int(at * SECOND), [(int((first + token) * SECOND), 1, True) for token in range(50)]
+        outcome = {"chunks": [], "outcome": "http_error", "http_status": 429, "end_ns": sent} if refused[number] else {}
+        rows.append(request(number, chunks, scheduled_ns=sent, sent_ns=sent) | outcome)
+    return saturation_of(records(rows), window(stop_ns=60 * SECOND, end_ns=900 * SECOND))
+
+
+def test_records_tell_of_requests_that_wait_for_a_first_token_and_those_refused_do_not():
+    arrivals = poisson(np.random.default_rng(9), 6, 60)
+    number = np.arange(len(arrivals))
+    found = recorded(arrivals, one_server(arrivals, 0.5), number % 5 == 0)
+    assert found is not None
+    assert found.t_s < 40
+    assert recorded(arrivals, arrivals + 0.1, number % 3 > 0) is None
 
 
 @pytest.mark.parametrize("counted", [True, False])

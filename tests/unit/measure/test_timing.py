@@ -75,7 +75,7 @@ def test_itl_of_an_uncounted_chunk_is_undefined():
 
 
 @given(runs)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_itl_of_a_request_adds_up_to_its_tpot(rows):
     counted = [row for row in rows if all(k is not None for _, k, _ in row["chunks"])]
     made = records(counted or [steady(0)])
@@ -89,7 +89,7 @@ def test_itl_of_a_request_adds_up_to_its_tpot(rows):
 
 
 @given(runs, st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_order_of_rows_does_not_matter(rows, rng):
     made = records(rows)
     shuffled = list(rows)
@@ -100,7 +100,7 @@ def test_the_order_of_rows_does_not_matter(rows, rng):
 
 
 @given(runs, st.integers(0, 10**15))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_origin_of_the_clock_does_not_matter(rows, shift):
     moved = [
         {
@@ -115,7 +115,7 @@ def test_the_origin_of_the_clock_does_not_matter(rows, shift):
 
 
 @given(runs)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_windows_that_divide_a_run_share_out_its_tokens(rows):
     made = records(rows)
     whole = summarise(made, window(stop_ns=20 * SECOND))["output_tokens"]

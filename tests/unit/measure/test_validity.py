@@ -35,6 +35,14 @@ def test_failures_are_counted_by_outcome_with_their_first_reason():
     assert "3 of 123 requests failed (2 cut, 1 timeout; first reason: after 600 s)" in mark.text
 
 
+def test_what_a_stop_cancelled_is_no_failure_and_is_marked_apart():
+    rows = [*healthy(), steady(200, outcome="cancelled", reason="stopped by the lab"), steady(201, outcome="cut")]
+    found = {mark.kind: mark for mark in marks(records(rows), LONG)}
+    assert "1 of 122 requests failed (1 cut)" in found["failures"].text
+    assert found["cancelled"].severity == "warning"
+    assert "1 of 122 requests were cancelled by a stop of the load" in found["cancelled"].text
+
+
 def test_turns_that_a_failure_kept_from_being_sent_are_told():
     rows = [*healthy(), steady(200, outcome="cut", conversation=4, turn=1, turns=6)]
     rows.append(steady(201, outcome="cut", conversation=5, turn=2, turns=3))
@@ -151,6 +159,13 @@ def test_shared_gpu_and_dummy_weights_are_notes():
     bounds = window(stop_ns=200 * SECOND, accelerator="GPU", accelerators=1)
     found = marks(records(healthy()), bounds, dummy_weights=True)
     assert {(mark.kind, mark.severity) for mark in found} == {("shared_gpu", "note"), ("dummy_weights", "note")}
+
+
+def test_workers_that_share_a_core_are_warned_of():
+    shared = window(stop_ns=200 * SECOND, accelerator="core", accelerators=1)
+    (mark,) = (mark for mark in marks(records(healthy()), shared) if mark.kind == "shared_core")
+    assert mark.severity == "warning"
+    assert "shared_core" not in kinds(healthy(), window(stop_ns=200 * SECOND, accelerator="core", accelerators=2))
 
 
 def test_straddled_requests():

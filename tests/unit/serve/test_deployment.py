@@ -14,36 +14,14 @@ import httpx
 import pytest
 
 from labkit.errors import HardwareError, LaunchError, ResplitError, SpecError
-from labkit.serve.deployment import Deployment
+from labkit.serve.deployment import CalledOff, Deployment, Draining, Patience
 from labkit.serve.engines.base import EngineOptions
 from labkit.serve.models import prepare
 from labkit.spec import Model, Role, Topology
-from tests.support.fake_engine import MODEL, FakeEngine, fake_node
+from tests.support.fake_engine import FakeEngine, fake_node
 from tests.support.waiting import marked, open_files, until
 
 Deploy = Callable[..., Deployment]
-
-
-@pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def deploy(engine: FakeEngine, tmp_path: Path, said: list[str]) -> Iterator[Deploy]:
-    deployments: list[Deployment] = []
-
-    def begin(topology: str = "2A", port: int | None = None, cores: int = 8, **options: object) -> Deployment:
-        deployment = Deployment(
-            MODEL, Topology(topology), engine, fake_node(cores),
-            logs=tmp_path / "logs", port=port, progress=said.append, ready_timeout_s=20.0, **options,  # type: ignore[arg-type]
-        )  # fmt: skip
-        deployments.append(deployment)
-        return deployment
-
-    yield begin
-    for deployment in deployments:
-        deployment.close()
 
 
 class Stream:
@@ -198,7 +176,7 @@ def test_a_stream_longer_than_the_limit_keeps_its_router_and_proves_nothing(depl
     engine.faults = {"router1": ["--lie"]}  # what contradicts the split may come from the old router's streams
     streams = [Stream(deployment.url, 20) for _ in range(2)]
     old = deployment.front
-    done = deployment.resplit("1P1D", drain_timeout_s=0.1)
+    done = deployment.resplit("1P1D", patience=Patience(0.1))
     assert done.drained_s is None
     assert "not drained" in str(done)
     assert "✗" in str(done)
@@ -215,43 +193,102 @@ def test_a_stream_longer_than_the_limit_keeps_its_router_and_proves_nothing(depl
 def test_closing_ends_a_router_that_is_still_draining(deploy: Deploy, engine: FakeEngine):
     deployment = deploy("2A", options=EngineOptions(extra_args=("--token-s", "0.1")))
     stream = Stream(deployment.url, 300)
-    deployment.resplit("1P1D", drain_timeout_s=0.1)
+    deployment.resplit("1P1D", patience=Patience(0.1))
     deployment.close()
     assert not marked(engine.mark)
     stream.join()
     assert not stream.whole
 
 
-def test_an_interrupt_while_draining_keeps_both_routers_in_hand(deploy: Deploy, engine: FakeEngine):
+@pytest.mark.parametrize("interrupt", [True, False])
+def test_a_drain_that_is_called_off_leaves_what_served_before_serving(deploy: Deploy, engine: FakeEngine, interrupt: bool):
     deployment = deploy("2A", options=EngineOptions(extra_args=("--token-s", "0.1")))
-    stream = Stream(deployment.url, 15)
-    old = deployment.front
+    stream, old, proof = Stream(deployment.url, 30), deployment.front, deployment.proof
+    switched: list[tuple[int, str]] = []
+    beside: list[Stream] = []
+    told: list[Draining] = []
 
-    def interrupted(_: Deployment) -> None:
-        raise KeyboardInterrupt
+    def follow(now: Deployment) -> None:
+        switched.append((now.epoch, now.url))
+        if not beside:
+            beside.append(Stream(now.url, 20))
 
-    with pytest.raises(KeyboardInterrupt):
-        deployment.resplit("1P1D", on_switch=interrupted)
-    assert not deployment.verified
+    def tell(now: Draining) -> None:
+        told.append(now)
+        if interrupt:
+            raise KeyboardInterrupt
+        patience.call_off.set()
+
+    patience = Patience(60.0, tell)
+    with pytest.raises(KeyboardInterrupt if interrupt else CalledOff):
+        deployment.resplit("1P1D", on_switch=follow, patience=patience)
+    assert str(told[0]) == "draining: 1 request left on router0, 0 s of at most 60 s"
+    assert (str(deployment.topology), deployment.front, deployment.proof, deployment.verified) == ("2A", old, proof, True)
+    assert [epoch for epoch, _ in switched] == [1, 2], "each stretch of serving has a number of its own"
+    assert switched[1][1] == deployment.url == old.url
+    assert stream.running
+    for one in (stream, *beside):
+        one.join()
+        assert one.whole, "neither router was cut"
+    until(lambda: len(marked(engine.mark)) == 2 * 3, "the end of the router that came in vain")
+    assert deployment.resplit("1P1D").after == Topology("1P1D")
+    assert (deployment.epoch, deployment.verified) == (3, True)
+
+
+def test_a_pool_that_grew_in_vain_is_what_it_was(deploy: Deploy, engine: FakeEngine, said: list[str]):
+    deployment = deploy("2A", options=EngineOptions(extra_args=("--token-s", "0.1")))
+    stream, pids = Stream(deployment.url, 30), [worker.tree.pid for worker in deployment.workers]
+    patience = Patience(60.0, lambda _: patience.call_off.set())
+    with pytest.raises(CalledOff):
+        deployment.change("3A", EngineOptions(extra_args=("--token-s", "0.2")), patience=patience)
+    assert [worker.tree.pid for worker in deployment.workers] == pids
+    assert deployment.options == EngineOptions(extra_args=("--token-s", "0.1"))
+    assert deployment.plan("2A").kind == "nothing"
     stream.join()
     assert stream.whole
-    assert old.tree.wait(10)
-    assert str(deployment.topology) == "1P1D"
-    deployment.resplit("2A")
-    assert deployment.verified
 
 
-def test_another_pool_restarts_every_worker(deploy: Deploy, engine: FakeEngine, said: list[str]):
+def test_a_drain_waits_for_the_workers_that_end_and_not_for_those_that_go_on(deploy: Deploy, engine: FakeEngine, said: list[str]):
+    deployment = deploy("2A", options=EngineOptions(extra_args=("--token-s", "0.1")))
+    streams = [Stream(deployment.url, 70), Stream(deployment.url, 12)]  # in turn: the second is on the worker that ends
+    told: list[Draining] = []
+    done = deployment.resplit("1A", patience=Patience(60.0, told.append))
+    assert {now.ending for now in told} == {("w1",)}
+    assert "then w1 ends" in str(told[0])
+    assert done.drained_s is None, "one is still on the old router"
+    assert [stream.running for stream in streams] == [True, False]
+    assert not any("cut" in line for line in said)
+    for stream in streams:
+        stream.join()
+        assert stream.whole
+
+
+def test_what_is_left_on_a_worker_that_ends_at_the_limit_is_cut_and_that_is_said(deploy: Deploy, said: list[str]):
+    deployment = deploy("2A", options=EngineOptions(extra_args=("--token-s", "0.1")))
+    streams = [Stream(deployment.url, 100) for _ in range(2)]
+    deployment.resplit("1A", patience=Patience(0.3))
+    assert "1 request on w1 is cut" in said
+    deployment.close()
+    for stream in streams:
+        stream.join()
+        assert not stream.whole
+
+
+def test_a_larger_pool_starts_only_what_is_missing(deploy: Deploy, engine: FakeEngine, said: list[str]):
     deployment = deploy("2A")
-    pids = {worker.tree.pid for worker in deployment.workers}
-    assert deployment.plan("1P2D").kind == "restart"
+    pids = {worker.name: worker.tree.pid for worker in deployment.workers}
+    plan = deployment.plan("1P2D")
+    assert (plan.kind, plan.ends, [place.name for place in plan.starts]) == ("restart", (), ["w2"])
     done = deployment.resplit("1P2D")
-    assert (done.plan.kind, deployment.verified, deployment.epoch) == ("restart", True, 1)
-    assert "restarts every worker" in done.plan.text
-    assert done.plan.text in said
-    assert [worker.name for worker in deployment.workers] == ["w0", "w1", "w2"]
-    assert not pids & {worker.tree.pid for worker in deployment.workers}
+    assert (done.plan, deployment.verified, deployment.epoch) == (plan, True, 1)
+    assert "starts w2" in plan.text
+    assert "the present split serves until then" in plan.text
+    assert plan.text in said
+    assert {worker.name: worker.tree.pid for worker in deployment.workers[:2]} == pids
+    assert deployment.roles == {"w0": Role.PREFILL, "w1": Role.DECODE, "w2": Role.DECODE}
     assert deployment.accelerators == 3.0
+    assert done.ready_s is not None
+    assert done.ready_s < done.switched_s
     assert len(marked(engine.mark)) == 2 * 4
 
 
@@ -268,13 +305,37 @@ def test_a_router_that_does_not_start_leaves_the_old_split_serving(deploy: Deplo
     assert deployment.epoch == 1
 
 
-def test_a_pool_that_does_not_restart_leaves_nothing_running(deploy: Deploy, engine: FakeEngine):
+def test_a_new_worker_that_does_not_start_leaves_the_split_serving(deploy: Deploy, engine: FakeEngine):
     deployment = deploy("2A")
     engine.faults = {"w2": ["--exit", "1"]}
     with pytest.raises(LaunchError, match="w2 died"):
         deployment.resplit("3A")
+    assert (str(deployment.topology), deployment.epoch, deployment.verified, deployment.failures) == ("2A", 0, True, ())
+    assert list(deployment.dead) == ["w2"]
+    stream = Stream(deployment.url, 3)
+    stream.join()
+    assert stream.whole
+    engine.faults = {}
+    assert "restarts w2 (dead)" in deployment.plan("3A").text
+    deployment.resplit("3A")
+    assert (deployment.verified, deployment.dead) == (True, {})
+
+
+def test_a_pool_on_the_same_devices_is_replaced_and_a_failure_leaves_nothing_running(deploy: Deploy, engine: FakeEngine):
+    deployment = deploy("2A", cores=2)
+    plan = deployment.plan("1A@tp2")
+    assert (plan.ends, plan.meanwhile) == (("w0", "w1"), None)
+    assert "no worker serves meanwhile, and requests fail" in plan.text
+    engine.everywhere = ["--exit", "1"]
+    with pytest.raises(LaunchError, match="w2 died"):
+        deployment.resplit("1A@tp2")
     assert not marked(engine.mark)
-    assert len(deployment.failures) == 3
+    assert "w2 died" in deployment.failures[0].what
+    with pytest.raises(LaunchError, match="w2 died"):
+        _ = deployment.url
+    engine.everywhere = []
+    deployment.resplit("1A@tp2")
+    assert (deployment.verified, deployment.failures, deployment.accelerators) == (True, (), 2.0)
 
 
 def test_deaths_while_serving_are_told(deploy: Deploy):
@@ -290,9 +351,11 @@ def test_deaths_while_serving_are_told(deploy: Deploy):
 
 def test_a_worker_that_refuses_ends_the_launch(deploy: Deploy, engine: FakeEngine):
     engine.faults = {"w1": ["--refuse"]}
+    files = open_files()
     with pytest.raises(LaunchError, match="the fake refuses"):
         deploy("2A")
     assert not marked(engine.mark)
+    until(lambda: open_files() <= files, "the closing of pipes and ports")
 
 
 def test_the_asked_port_is_the_first_routers(deploy: Deploy):

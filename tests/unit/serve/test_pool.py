@@ -11,14 +11,19 @@ from pathlib import Path
 import pytest
 
 from labkit.errors import LaunchError
-from labkit.serve.engines.base import EngineOptions
+from labkit.serve.engines.base import EngineOptions, Place
 from labkit.serve.hardware import assign
+from labkit.serve.hosts import LocalHost
 from labkit.serve.pool import Pool, Progress
 from labkit.serve.requests import is_up
 from tests.support.fake_engine import MODEL, FakeEngine, fake_node, log_file
-from tests.support.waiting import marked, open_files, until
+from tests.support.waiting import marked, until
 
 Launch = Callable[..., Pool]
+
+
+def places(workers: int) -> list[Place]:
+    return [Place(f"w{index}", 1, held) for index, held in enumerate(assign([1] * workers, fake_node()))]
 
 
 @pytest.fixture
@@ -33,12 +38,12 @@ def launch(engine: FakeEngine, tmp_path: Path, said: list[str]) -> Iterator[Laun
     def begin(
         workers: int = 2, *, ready_timeout_s: float = 20.0, options: EngineOptions | None = None, progress: Progress | None = None
     ) -> Pool:
-        tps = [1] * workers
-        pool = Pool.launch(
-            engine, MODEL, assign(tps, fake_node()), tps, options or EngineOptions(),
-            logs=tmp_path / "logs", otlp_endpoint=None, progress=progress or said.append, ready_timeout_s=ready_timeout_s,
+        pool = Pool(
+            engine, MODEL, logs=tmp_path / "logs", otlp_endpoint=None, progress=progress or said.append,
+            ready_timeout_s=ready_timeout_s, hosts=LocalHost(fake_node()),
         )  # fmt: skip
         pools.append(pool)
+        pool.start(places(workers), options or EngineOptions())
         return pool
 
     yield begin
@@ -101,7 +106,6 @@ def test_one_that_dies_is_explained_and_the_others_end(launch: Launch, engine: F
         "w0": ["--never-ready"],
         "w1": ["--say", log_file(tmp_path, log), "--exit", "1"],
     }
-    files = open_files()
     with pytest.raises(LaunchError) as raised:
         launch(3, ready_timeout_s=600.0)
     assert not marked(engine.mark)
@@ -111,7 +115,6 @@ def test_one_that_dies_is_explained_and_the_others_end(launch: Launch, engine: F
     assert "worker --port" in what.partition("command: ")[2]
     assert str(tmp_path / "logs" / "w1.log") in what
     assert "does not fit" in raised.value.remedy
-    until(lambda: open_files() <= files, "the closing of pipes and ports")
 
 
 def test_one_that_is_never_ready_is_given_up(launch: Launch, engine: FakeEngine):
@@ -158,9 +161,11 @@ def test_an_interrupt_while_starting_leaves_nothing(engine: FakeEngine, tmp_path
     def interrupt(line: str) -> None:
         raise KeyboardInterrupt
 
+    pool = Pool(
+        engine, MODEL, logs=tmp_path, otlp_endpoint=None, progress=interrupt, ready_timeout_s=20.0, hosts=LocalHost(fake_node())
+    )
     with pytest.raises(KeyboardInterrupt):
-        Pool.launch(
-            engine, MODEL, assign([1, 1], fake_node()), [1, 1], EngineOptions(),
-            logs=tmp_path, otlp_endpoint=None, progress=interrupt, ready_timeout_s=20.0,
-        )  # fmt: skip
+        pool.start(places(2), EngineOptions())
     assert not marked(engine.mark)
+    assert pool.workers == pool.dead == ()
+    pool.close()

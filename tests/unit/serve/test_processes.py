@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
-import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,46 +13,10 @@ import pytest
 from labkit.errors import LaunchError
 from labkit.serve.processes import ProcessTree, stop_all
 from tests.support.fake_engine import fake_command
+from tests.support.trees import Start, parent_of, scratch_of
 from tests.support.waiting import MARK, children_in_state, marked, open_files, until
 
 ROOT = Path(__file__).parents[3]
-Start = Callable[..., ProcessTree]
-
-
-@pytest.fixture
-def mark() -> Iterator[str]:
-    """A word that a test's processes carry; none of them may be left."""
-    mark = uuid.uuid4().hex
-    yield mark
-    left = marked(mark)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert not left
-
-
-@pytest.fixture
-def start(mark: str, tmp_path: Path) -> Iterator[Start]:
-    trees: list[ProcessTree] = []
-
-    def begin(*options: str, argv: tuple[str, ...] | None = None, grace_s: float = 0.3, **env: str) -> ProcessTree:
-        command = argv or fake_command("idle", *options)
-        log = tmp_path / "logs" / f"t{len(trees)}.log"
-        tree = ProcessTree("t", command, env={MARK: mark, **env}, log=log, grace_s=grace_s)
-        trees.append(tree)
-        if argv is None:
-            until(lambda: "idle\n" in tree.log_tail() + "\n" or not tree.alive, "the start of the tree")
-        return tree
-
-    yield begin
-    stop_all(trees)
-
-
-def scratch_of(pid: int) -> Path:
-    return Path(re.search(rb"TMPDIR=([^\0]+)", Path(f"/proc/{pid}/environ").read_bytes())[1].decode())
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_stop_ends_the_tree_and_its_scratch_folder(start: Start, mark: str):
@@ -164,6 +125,22 @@ def test_a_segment_of_an_orphan_goes_with_a_killed_root(start: Start, mark: str)
     os.kill(tree.pid, signal.SIGKILL)
     assert tree.wait(10)
     assert not segment.exists()
+
+
+def test_a_semaphore_goes_with_a_tree_that_had_to_be_killed(start: Start):
+    code = """
+import multiprocessing, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+lock = multiprocessing.get_context("spawn").Lock()
+print("sem" + lock._semlock.name.replace("/", "."), flush=True)
+time.sleep(600)
+"""
+    tree = start(argv=(sys.executable, "-c", code))
+    semaphore = Path("/dev/shm") / until(lambda: tree.log_tail(), "its name")
+    assert semaphore.exists()
+    tree.stop()
+    assert tree.exit == -signal.SIGKILL
+    assert not semaphore.exists(), "its tracker was killed with it and could not remove it"
 
 
 def test_a_missing_executable_is_named_and_nothing_runs(mark: str, tmp_path: Path):

@@ -9,8 +9,9 @@ import pytest
 
 from labkit.errors import LaunchError
 from labkit.serve.counters import read_counters
-from labkit.serve.engines.base import EngineOptions
+from labkit.serve.engines.base import EngineOptions, Place
 from labkit.serve.hardware import assign
+from labkit.serve.hosts import LocalHost
 from labkit.serve.pool import Pool
 from labkit.serve.requests import complete, hand_over, is_up, warm_pairs
 from tests.support.fake_engine import MODEL, FakeEngine, fake_node
@@ -18,11 +19,12 @@ from tests.support.fake_worker import KV_BYTES_PER_TOKEN
 
 
 def launch(engine: FakeEngine, logs: Path, workers: int) -> Pool:
-    tps = [1] * workers
-    return Pool.launch(
-        engine, MODEL, assign(tps, fake_node()), tps, EngineOptions(),
-        logs=logs, otlp_endpoint=None, progress=lambda _: None, ready_timeout_s=20.0,
-    )  # fmt: skip
+    pool = Pool(
+        engine, MODEL, logs=logs, otlp_endpoint=None, progress=lambda _: None, ready_timeout_s=20.0, hosts=LocalHost(fake_node())
+    )
+    held = assign([1] * workers, fake_node())
+    pool.start([Place(f"w{index}", 1, devices) for index, devices in enumerate(held)], EngineOptions())
+    return pool
 
 
 @pytest.fixture

@@ -70,6 +70,26 @@ def test_it_ends_the_tree_when_nobody_listens(tmp_path: Path):
     assert not marked(mark)
 
 
+@pytest.mark.parametrize("name", ["labkit-meeting-1-x", "anything"])
+@pytest.mark.parametrize("gone", [True, False])
+def test_the_folder_that_trees_share_goes_with_the_last_of_them_where_the_lab_is_gone(tmp_path: Path, name: str, gone: bool):
+    """Found by the fault campaign: a killed lab left it behind."""
+    shared = tmp_path / name
+    (shared / "v1").mkdir(parents=True)
+    argv = [sys.executable, "-I", "-S", supervisor.__file__, "0.3", str(tmp_path / "log"), *fake_command("idle")]
+    env = {"LABKIT_MEETING": str(shared)}
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as process:
+        said(process)
+        assert process.stdin is not None
+        process.stdin.write(b"stop\n")
+        process.stdin.flush()
+        if gone:
+            process.stdin.close()
+        assert said(process)["gone"]
+        assert process.wait(10) == 0
+    assert shared.exists() is not (gone and name.startswith("labkit-meeting-"))
+
+
 def test_what_cannot_be_executed_is_said(tmp_path: Path):
     argv = [sys.executable, "-I", "-S", supervisor.__file__, "1", str(tmp_path / "log"), str(tmp_path)]
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)

@@ -11,10 +11,11 @@ import pytest
 
 from labkit.errors import SpecError
 from labkit.serve.engines import vllm_entry
-from labkit.serve.engines.base import Command, EngineOptions, WorkerSpec
+from labkit.serve.engines.base import Command, EngineOptions, RouterSpec, WorkerSpec
 from labkit.serve.engines.vllm import Vllm
 from labkit.serve.hardware import Devices, assign
 from labkit.serve.models import ServedModel, prepare
+from labkit.serve.net import Net
 from labkit.spec import Model, Role, Topology
 from tests.support.fake_engine import fake_gpu, fake_node
 
@@ -37,6 +38,10 @@ def on_gpu(pool: tuple[int, ...], gpus: int = 2) -> list[WorkerSpec]:
         WorkerSpec(name=f"w{n}", tp=tp, devices=devices, port=8000 + n, kv_port=9000 + n)
         for n, (tp, devices) in enumerate(zip(pool, assign(pool, node), strict=True))
     ]
+
+
+def behind(workers: dict[str, Role]) -> RouterSpec:
+    return RouterSpec(port=7000, metrics_port=7001, workers=workers)
 
 
 def value(command: Command, flag: str) -> str:
@@ -166,7 +171,7 @@ def test_commands_hold_no_secret(monkeypatch: pytest.MonkeyPatch):
     for name in ("HF_TOKEN", "OPENAI_API_KEY"):
         monkeypatch.setenv(name, "canary-secret")
     commands = [ENGINE.worker(spec, MODEL, OPTIONS) for spec in (on_cpu(), *on_gpu((1, 1)))]
-    commands.append(ENGINE.router(1, 2, {"http://127.0.0.1:8000": Role.AGGREGATED}))
+    commands.append(ENGINE.router(behind({"http://127.0.0.1:8000": Role.AGGREGATED})))
     assert "canary" not in repr(commands)
 
 
@@ -185,7 +190,7 @@ def test_mxfp4_weights_are_refused_on_a_cpu_only(tmp_path: Path):
 
 def test_an_aggregated_router_takes_the_workers_in_order():
     urls = [f"http://127.0.0.1:{port}" for port in (8003, 8001, 8002)]
-    command = ENGINE.router(7000, 7001, dict.fromkeys(urls, Role.AGGREGATED))
+    command = ENGINE.router(behind(dict.fromkeys(urls, Role.AGGREGATED)))
     assert command.argv[:3] == ("/opt/engines/bin/python", "-m", "vllm_router.launch_router")
     assert list(command.argv[-4:]) == ["--worker-urls", *urls]
     assert value(command, "--port") == "7000"
@@ -197,7 +202,7 @@ def test_an_aggregated_router_takes_the_workers_in_order():
 
 def test_a_disaggregated_router_names_each_worker_by_its_role():
     roles = {"http://a": Role.DECODE, "http://b": Role.PREFILL, "http://c": Role.DECODE}
-    argv = ENGINE.router(7000, 7001, roles).argv
+    argv = ENGINE.router(behind(roles)).argv
     assert argv[-6:] == ("--decode", "http://a", "--prefill", "http://b", "--decode", "http://c")
     assert "--vllm-pd-disaggregation" in argv
     assert argv[argv.index("--kv-connector") + 1] == "nixl"
@@ -285,3 +290,22 @@ def test_options_that_cannot_be_meant_are_named(given: dict[str, Any], says: str
     with pytest.raises(SpecError) as caught:
         EngineOptions(**given)
     assert says in caught.value.what
+
+
+def test_a_worker_of_another_machine_binds_and_tells_its_own_address():
+    spec = on_cpu(3, net=Net("10.0.0.2", "eth1", ("10.0.0.1",)))
+    command = ENGINE.worker(spec, replace(MODEL, dtype="float32"), OPTIONS)
+    assert spec.url == "http://10.0.0.2:8001"
+    assert value(command, "--host") == "10.0.0.2"
+    assert {command.env[name] for name in ("VLLM_HOST_IP", "VLLM_NIXL_SIDE_CHANNEL_HOST")} == {"10.0.0.2"}
+    assert {command.env[name] for name in ("UCX_NET_DEVICES", "GLOO_SOCKET_IFNAME")} == {"eth1"}
+    assert command.env["no_proxy"] == command.env["NO_PROXY"] == "127.0.0.1,localhost,10.0.0.2,10.0.0.1"
+    unknown = ENGINE.worker(on_cpu(3, net=Net("10.0.0.2", None)), replace(MODEL, dtype="float32"), OPTIONS)
+    assert not {"UCX_NET_DEVICES", "GLOO_SOCKET_IFNAME"} & unknown.env.keys()
+
+
+def test_a_router_asks_workers_of_other_machines_without_a_proxy():
+    here, there = "http://127.0.0.1:8001", "http://10.0.0.2:8001"
+    assert ENGINE.router(behind(dict.fromkeys((here,), Role.AGGREGATED))).env == {}
+    env = ENGINE.router(behind({here: Role.PREFILL, there: Role.DECODE})).env
+    assert env["no_proxy"] == env["NO_PROXY"] == "127.0.0.1,localhost,10.0.0.2"

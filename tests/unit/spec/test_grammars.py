@@ -50,7 +50,7 @@ def typed(draw: st.DrawFn) -> tuple[str, str]:
     return grammar, text
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(case=typed())
 def test_a_text_reads_back_or_is_refused_by_name(case: tuple[str, str]):
     grammar, text = case
@@ -85,7 +85,7 @@ ANYTHING = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     values=st.dictionaries(st.sampled_from([*Workload.__dataclass_fields__]), ANYTHING, max_size=4),
     load=st.sampled_from([{"rate": 1.0}, {"concurrency": 2}, {"arrivals": "burst:1@1/2"}, {}]),

@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from labkit.store.redact import REDACTED, is_secret_name, redact, redact_argv, redact_text
+from labkit.store.redact import REDACTED, is_secret_name, redact, redact_argv, redact_known, redact_text
 
 SECRET = "hunter2hunter2"
 
@@ -69,6 +71,17 @@ def test_containers_are_walked():
     assert clean["env"]["PATH"] == "/bin"
     assert clean["list"][1] == {"max_tokens": 5}
     assert clean["energy_j_per_token"] == 0.25
+
+
+def test_what_a_secret_variable_holds_is_hidden_wherever_it_stands(monkeypatch: pytest.MonkeyPatch):
+    held = 'c4n"ary\\value'
+    monkeypatch.setenv("SOME_COMPANYS_TOKEN", held)
+    monkeypatch.setenv("OPENAI_API_KEY", "EMPTY")  # as servers without keys are spoken to
+    assert redact_text(f"the server said: {held}!") == f"the server said: {REDACTED}!"
+    kept = {"outputs": [{"text": f"it is {held}"}], "n": 1.5, "image": "aGVsbG8=="}
+    hidden = json.loads(redact_known(json.dumps(kept, indent=1)))
+    assert hidden == {**kept, "outputs": [{"text": f"it is {REDACTED}"}]}
+    assert redact_text("an EMPTY answer") == "an EMPTY answer"
 
 
 def test_an_absent_secret_is_not_claimed():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,8 @@ def test_parquet_says_what_its_columns_mean_and_so_does_the_manual(tmp_path: Pat
 
 
 def test_a_disk_that_fills_leaves_no_half_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def full(*_: Any) -> Any:
+    def full(*_: Any) -> Iterator[Any]:
+        yield from ()
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("labkit.store.tidy.tidy_chunks", full)

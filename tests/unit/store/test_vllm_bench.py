@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from labkit.measure.digest import digest
 from labkit.measure.records import CHUNKS, REQUESTS, Records, Window
 from labkit.spec import Workload
-from labkit.store.vllm_bench import to_vllm_bench
+from labkit.store.vllm_bench import save_vllm_bench, to_vllm_bench
 
 S = 1_000_000_000
 MS = 1_000_000
@@ -34,7 +35,7 @@ def request(number, sent, end, outcome="ok", phase="measure", output=None, **fie
 
 
 @pytest.fixture
-def exported():
+def measured():
     start = 1000 * S
     requests = [
         request(9, start - S, start - S // 2, phase="warmup", index=-1, output=4),
@@ -57,12 +58,29 @@ def exported():
         stop_ns=start + 2 * S, end_ns=start + 4 * S, accelerators=0, accelerator="GPU",
         workload=Workload(isl=10, osl=4, concurrency=3, requests=4).to_dict(),
     )  # fmt: skip
-    return to_vllm_bench(records, window, model="m", date="20260102-030405")
+    return records, window
+
+
+@pytest.fixture
+def exported(measured):
+    return to_vllm_bench(*measured, model="m", date="20260102-030405")
 
 
 def test_the_fields_are_those_of_vllm_and_survive_json(exported):
     assert set(exported) == FIELDS
     assert json.loads(json.dumps(exported, allow_nan=False)) == exported
+
+
+@pytest.mark.parametrize("at_once", [1, 10_000])
+def test_the_file_that_is_written_piece_by_piece_holds_the_same(exported, measured, tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr("labkit.measure.ordered._AT_ONCE", at_once)
+    records, window = measured
+    parts = [records.chunks.slice(start, 3) for start in range(0, records.chunks.num_rows, 3)]
+    for given in (records, digest(records, parts)):
+        save_vllm_bench(given, window, tmp_path / "out.json", model="m", date="20260102-030405")
+        text = (tmp_path / "out.json").read_text()
+        assert json.loads(text) == exported
+        assert list(json.loads(text)) == list(exported)
 
 
 def test_requests_are_in_order_and_of_the_measure_phase_only(exported):

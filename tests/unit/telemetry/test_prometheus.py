@@ -53,6 +53,22 @@ def test_the_second_parse_and_the_slow_parser_agree(worker_page: str) -> None:
     assert {name: first[name] for name in slow} == slow
 
 
+def test_what_dynamo_passes_through_keeps_vllms_names_and_the_frontends_workers_stay_apart() -> None:
+    told = 'dynamo_component="backend",dynamo_endpoint="generate",dynamo_namespace="n",engine="0",model="demo",model_name="demo"'
+    page = (
+        f'vllm:prompt_tokens_by_source_total{{{told},source="local_compute",worker_id="84"}} 288.0\n'
+        f'vllm:num_requests_running{{{told},worker_id="84"}} 1.0\n'
+        'dynamo_frontend_worker_active_decode_blocks{worker_id="84",model="demo"} 3\n'
+        'dynamo_frontend_worker_active_decode_blocks{worker_id="85",model="demo"} 4\n'
+    )
+    assert MetricsParser().parse(page) == {
+        'vllm:prompt_tokens_by_source_total{source="local_compute"}': 288.0,
+        "vllm:num_requests_running": 1.0,
+        'dynamo_frontend_worker_active_decode_blocks{worker_id="84"}': 3.0,
+        'dynamo_frontend_worker_active_decode_blocks{worker_id="85"}': 4.0,
+    }
+
+
 def test_engines_of_one_worker_fold_into_one_value() -> None:
     text = "".join(
         f'vllm:num_requests_running{{engine="{i}"}} {i + 1}\nvllm:kv_cache_usage_perc{{engine="{i}"}} {i * 0.5}\n' for i in (0, 1)

@@ -50,10 +50,12 @@ class Sink:
         return [values for _, name, values in self.rows if name == source]
 
 
-def sample(test: Callable[[Sampler, Sink], Awaitable[None]], *, gpus: Sequence[int] | None = (), hz: float = 50.0) -> Sink:
+def sample(
+    test: Callable[[Sampler, Sink], Awaitable[None]], *, gpus: Sequence[int] | None = (), hz: float = 50.0, **options: float
+) -> Sink:
     async def run() -> Sink:
         sink = Sink()
-        sampler = Sampler(sink, gpus=gpus, nvml_hz=hz, host_hz=hz, prometheus_hz=hz)
+        sampler = Sampler(sink, gpus=gpus, nvml_hz=hz, host_hz=hz, prometheus_hz=hz, **options)
         await sampler.start()
         try:
             await test(sampler, sink)
@@ -107,6 +109,70 @@ def test_a_gpu_lost_on_the_way_is_noted_once_and_so_is_its_return(fake_nvml: Con
 
     sink = sample(test, gpus=[0])
     assert sink.notes == ["gpu0/power_w: the GPU is lost (fell off the bus)", "gpu0/power_w: answers again"]
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        (1, "NVML is not initialised"),
+        (3, "this card does not report it"),
+        (4, "no permission to read it"),
+        (9, "the NVIDIA driver is installed but not loaded"),
+        (10, "the GPU does not answer in time"),
+        (13, "this driver's NVML does not know it"),
+        (15, "the GPU is lost (fell off the bus)"),
+        (18, "NVML and the loaded driver differ in version: reload the driver or reboot"),
+        (999, "NVML reports an unknown error"),
+    ],
+)
+def test_a_gpu_that_answers_nothing_more_is_told_in_one_line_with_its_remedy_and_read_again(
+    fake_nvml: Configure, code: int, why: str
+) -> None:
+    async def test(sampler: Sampler, sink: Sink) -> None:
+        await sink.until(lambda: len(sink.of("gpu0")) > 2 and len(sink.of("gpu1")) > 2)
+        fake_nvml(f"error *:1 {code}\n")
+        await sink.until(lambda: bool(sink.notes))
+        assert sampler.missing["gpu1"] == why
+        seen = len(sink.of("gpu0"))
+        await sink.until(lambda: len(sink.of("gpu0")) > seen + 3)
+        assert "power_w" in sink.of("gpu0")[-1]
+        assert sink.of("gpu1")[-1] == {}
+        fake_nvml("")
+        await sink.until(lambda: sink.notes[-1] == "gpu1: answers again")
+        await sink.until(lambda: "sm_active_fraction" in sink.of("gpu1")[-1])
+
+    note = sample(test, gpus=None).notes[0]
+    assert note.startswith(f"gpu1: {why} → ")
+
+
+def test_nvml_is_opened_again_where_no_gpu_answers_and_says_why_it_is_not(fake_nvml: Configure) -> None:
+    mismatch = "NVML and the loaded driver differ in version: reload the driver or reboot"
+
+    async def test(sampler: Sampler, sink: Sink) -> None:
+        await sink.until(lambda: len(sink.of("gpu0")) > 2)
+        fake_nvml("error *:0 1\nerror nvmlInitWithFlags 18\n")
+        await sink.until(lambda: sampler.missing.get("gpu0") == mismatch)
+        fake_nvml("")
+        await sink.until(lambda: sink.notes[-1] == "gpu0: answers again")
+        assert "gpu0" not in sampler.missing
+
+    sample(test, gpus=[0])
+
+
+def test_nvml_that_does_not_return_is_told_and_everything_else_goes_on(fake_nvml: Configure) -> None:
+    async def test(sampler: Sampler, sink: Sink) -> None:
+        await sink.until(lambda: len(sink.of("gpu0")) > 2)
+        fake_nvml("hang nvmlDeviceGetPowerUsage 2500\n")
+        await sink.until(lambda: bool(sink.notes))
+        assert sampler.missing["gpu0"] == "NVML does not return: a GPU or its driver hangs"
+        seen = len(sink.of("host"))
+        await sink.until(lambda: len(sink.of("host")) > seen + 3)
+        assert "gpu0" in sampler.missing, "the host was read meanwhile"
+        fake_nvml("")
+        await sink.until(lambda: sink.notes[-1] == "gpu0: answers again")
+        assert not [key for key in sampler.missing if key.startswith("gpu")]
+
+    sample(test, gpus=[0], hang_s=0.2)
 
 
 def test_a_process_beside_the_workers_is_counted_on_its_gpu(fake_nvml: Configure) -> None:
@@ -213,12 +279,14 @@ def test_a_dead_page_is_a_gap_with_a_note_and_blocks_no_other() -> None:
             await sink.until(lambda: len(sink.of("w0")) > seen + 5)
             bad.status = 200
             await sink.until(lambda: "w1/metrics" not in sampler.missing)
+            bad.status = 503
+            await sink.until(lambda: "w1/metrics" in sampler.missing)
             sampler.watch([WatchedWorker("w0", pid, good.url)])
             await sink.until(lambda: len(sink.of("w0")) > seen + 10)
-            assert "w2/metrics" not in sampler.missing
+            assert not {"w1/metrics", "w2/metrics"} & set(sampler.missing), "what is not watched any more is not missing"
 
     sink = sample(test)
-    assert sum("HTTP 503" in note for note in sink.notes) == 1
+    assert sum("HTTP 503" in note for note in sink.notes) == 2
     assert "w1/metrics: answers again" in sink.notes
     assert not _has(sink, "router")
 

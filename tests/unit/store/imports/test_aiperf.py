@@ -15,10 +15,13 @@ from labkit.errors import StoreError
 from labkit.measure.metrics import summarise
 from labkit.measure.records import UNRECORDED
 from labkit.measure.timing import chunk_gaps
+from labkit.measure.validity import marks_of
+from labkit.spec.workload import talk_text
 from labkit.store import Run
 from labkit.store.imports import import_files
 
 REAL = Path(__file__).parent / "fixtures" / "aiperf_0.13"
+TURNS = REAL.with_name("aiperf_0.13_turns")
 RECORDS, SUMMARY = "profile_export.jsonl", "profile_export_aiperf.json"
 
 
@@ -164,3 +167,55 @@ def test_what_cannot_be_is_refused(tmp_path: Path, changed: Callable[..., Path],
     with pytest.raises(StoreError, match=message):
         import_files([changed(change)], tmp_path / "results")
     assert not (tmp_path / "results").exists()
+
+
+def test_turns_of_conversations_are_those_that_the_tool_held(tmp_path: Path):
+    run = import_files([TURNS / RECORDS], tmp_path / "results")[0]
+    told = {}
+    for record in map(json.loads, (TURNS / RECORDS).read_text().splitlines()):
+        told[record["metadata"]["x_request_id"]] = record["metadata"]
+    rows = run.records().requests.to_pylist()
+    assert len(rows) == len(told) == 20
+    held = {}
+    for row in rows:
+        about = told[row["sent_id"]]
+        assert row["turn"] == about["turn_index"]
+        assert row["turns"] is None, "the file does not say how many there were to be"
+        assert held.setdefault(row["conversation"], about["x_correlation_id"]) == about["x_correlation_id"]
+    warm = {row["conversation"] for row in rows if row["phase"] == "warmup"}
+    measured = {row["conversation"] for row in rows if row["phase"] == "measure"}
+    assert (warm, measured) == ({-1, -2}, {0, 1, 2, 3}), "the warm-up holds two of the same data set"
+    firsts = sorted((row["scheduled_ns"], row["conversation"]) for row in rows if row["turn"] == 0 and row["conversation"] >= 0)
+    assert sorted(number for _, number in firsts) == [0, 1, 2, 3]
+    assert "the turns that each conversation was to have" in run.manifest["source"]["not_recorded"]
+
+
+def test_the_load_of_conversations_is_named_in_the_labs_words(tmp_path: Path):
+    work = import_files([TURNS / SUMMARY], tmp_path / "results")[0].windows[0].workload
+    assert (work["turns"], work["think_s"], work["history"]) == ("normal:3,1", "normal:0.1,0.02", "served")
+    assert (work["concurrency"], work["rate"], work["requests"]) == (2, None, UNRECORDED)
+    assert talk_text(work) == "normal:3,1 turns, think normal:0.1,0.02 s, served history"
+
+
+def test_a_failed_turn_is_a_failure_and_nothing_is_said_of_turns_after_it(tmp_path: Path):
+    folder = tmp_path / "artifacts"
+    folder.mkdir()
+    records = [json.loads(line) for line in (TURNS / RECORDS).read_text().splitlines()]
+    records[-1]["error"] = {"code": 500, "type": "HTTPError", "message": "engine died"}
+    (folder / RECORDS).write_text("".join(json.dumps(record) + "\n" for record in records))
+    run = import_files([folder / RECORDS], tmp_path / "results")[0]
+    text = marks_of(run.digest(), run.windows[0], run.manifest)[0].text
+    assert "1 of 17 requests failed" in text
+    assert "later turns" not in text
+
+
+def test_requests_of_their_own_belong_to_no_conversation(real: Run):
+    table = real.records().requests
+    assert table["conversation"].null_count == table["turn"].null_count == len(table)
+
+
+@pytest.mark.parametrize("turn", [-1, 2**15])
+def test_a_turn_that_cannot_be_is_damage(changed: Callable[..., Path], tmp_path: Path, turn: int):
+    path = changed(lambda record: record["metadata"].update(turn_index=turn))
+    with pytest.raises(StoreError, match=f"turn_index is {turn}"):
+        import_files([path], tmp_path / "results")

@@ -1,4 +1,4 @@
-"""Parsing many reads at once must say what parsing each byte for itself says."""
+"""Parsing the reads of many streams together must say what parsing each byte for itself says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit.load.events import ChunkLog
-from labkit.load.stream import Stream, whole_events
+from labkit.load.intake import Intake, whole_events
+from labkit.load.stream import Stream
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -33,32 +34,52 @@ def state(log: ChunkLog, stream: Stream) -> tuple[object, ...]:
     return rows, said, counted
 
 
-def read(reads: list[bytes], *, late: bool = False, with_head: bool = False) -> tuple[object, ...]:
+class Reading:
+    """A wire that has nothing but its stream."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.looks = 0
+
+    def feed(self, data: bytes, t_ns: int) -> None:
+        self.stream.feed(data, t_ns)
+        self.look()
+
+    def look(self) -> None:
+        self.looks += self.stream.over
+
+
+def read(reads: list[bytes], *, with_head: bool = False, among: int = 0) -> tuple[object, ...]:
     """The reads come 1, 2, 3, … ns after the head; what was made of them.
 
     Args:
-        late: everything is kept up to the end.
         with_head: the first of them comes in one piece with the head.
+        among: so many streams of the usual kind are read in the same rounds, half of them before it.
     """
     log = ChunkLog()
-    stream = Stream(7, log)
+    wire, others = Reading(Stream(7, log)), [Reading(Stream(100 + i, ChunkLog())) for i in range(among)]
     came = list(enumerate([HEAD, *reads]))
     if with_head and reads:
         came[:2] = [(1, HEAD + reads[0])]
+    intake = Intake(log)
     for at, data in came:
-        if stream.take(data, at) and not late:
-            stream.settle()
-    stream.settle()
-    return state(log, stream)
+        usual = chunk(event(at)) if at else HEAD
+        wires, datas = [*others[: among // 2], wire, *others[among // 2 :]], [usual] * among
+        intake.take(wires, [*datas[: among // 2], data, *datas[among // 2 :]], [at] * (among + 1))
+    assert wire.looks or not wire.stream.over, "whoever waits for its end is told"
+    rows, *rest = state(log, wire.stream)
+    assert isinstance(rows, dict)
+    own = [at for at, request in enumerate(rows["request"]) if request == 7]
+    return {name: [column[at] for at in own] for name, column in rows.items()}, *rest
 
 
 def slowly(reads: list[bytes]) -> tuple[object, ...]:
-    """The same with every read parsed for itself by the incremental parsers."""
+    """The same by the incremental parsers, each read in two pieces."""
     log = ChunkLog()
     stream = Stream(7, log)
     for at, data in enumerate([HEAD, *reads]):
-        if not stream.over:
-            stream._feed(data, at)
+        for piece in filter(None, (data[:1], data[1:])):
+            stream.feed(piece, at)
     return state(log, stream)
 
 
@@ -99,12 +120,21 @@ PIECES = st.one_of(BODIES.map(chunk), st.sampled_from([LAST, b"0\r\n\r\n", b"5\r
 
 def assert_agree(reads: list[bytes]) -> None:
     expected = slowly(reads)
-    assert [read(reads, late=late, with_head=head) for late in (False, True) for head in (False, True)] == [expected] * 4
+    found = [read(reads, with_head=head, among=among) for head in (False, True) for among in (0, 3)]
+    assert found == [expected] * 4
 
 
 @given(reads=st.lists(st.lists(PIECES, min_size=1, max_size=3).map(b"".join), max_size=90))
 def test_at_once_and_one_by_one_agree(reads):
     assert_agree(reads)
+
+
+def test_nothing_counts_behind_an_error_in_the_same_read():
+    broken_off = chunk(event(1)) + chunk(b'data: {"error": {"message": "gone"}}\n\n') + chunk(event(2))
+    assert_agree([broken_off])
+    _, said, counted = read([broken_off])
+    assert said[3] == '{"message":"gone"}'
+    assert counted[3] == 1, "one chunk with a token"
 
 
 @given(reads=st.lists(st.sampled_from([*LISTED, *UNCOUNTED, *CHAT, *map(event, range(1, 9))]), max_size=20).map(sorted))
@@ -127,17 +157,26 @@ def test_the_usual_stream_is_parsed_at_once():
     assert per_read is None
     events, per_read = whole_events([plain[0] + plain[1], plain[2]]) or ([], None)
     assert (len(events), per_read) == (3, [2, 1])
-    assert read([plain[0], plain[1] + plain[2], plain[3]])[0]["t_ns"] == [1, 2, 2, 3]
+    rows = read([plain[0], plain[1] + plain[2], plain[3]])[0]
+    assert isinstance(rows, dict)
+    assert rows["t_ns"] == [1, 2, 2, 3]
 
 
-def test_a_read_is_parsed_when_asked_or_when_it_may_be_the_last():
+def test_rows_of_a_round_keep_to_their_streams():
     log = ChunkLog()
-    stream = Stream(7, log)
-    assert stream.take(HEAD, 0)
-    stream.settle()
-    assert not stream.take(chunk(event(1)), 1)
-    assert len(log.take()[0]["t_ns"]) == 0
-    assert stream.take(chunk(b"data: [DONE]\n\n"), 2)
-    stream.settle()
-    assert stream.done
-    assert len(log.take()[0]["t_ns"]) == 1
+    wires = [Reading(Stream(number, log)) for number in range(5)]
+    intake = Intake(log)
+    intake.take(wires, [HEAD] * 5, [1] * 5)
+    for at in (2, 3):
+        intake.take(wires, [chunk(event(10 * at + number)) for number in range(5)], [100 * at + number for number in range(5)])
+    rows = log.take()[0]
+    assert list(rows["request"]) == [0, 1, 2, 3, 4] * 2
+    assert list(rows["t_ns"]) == [200, 201, 202, 203, 204, 300, 301, 302, 303, 304]
+    assert list(rows["tokens"])[5:] == [10] * 5
+
+
+def test_the_end_that_comes_with_the_last_token_is_the_end():
+    wire = Reading(Stream(7, ChunkLog()))
+    Intake(ChunkLog()).take([wire], [HEAD + chunk(event(1)) + LAST], [9])
+    assert (wire.stream.done, wire.stream.end_ns, wire.stream.http.complete, wire.looks > 0) == (True, 9, True, True)
+    assert wire.stream.count.total() == (1, "usage")

@@ -1,0 +1,109 @@
+"""A split as a ``DynamoGraphDeployment`` for Dynamo's operator on Kubernetes (nvidia.com/v1beta1).
+
+Field names and types are those of the custom resource definition that Dynamo publishes; the tests hold every field against it.
+The operator adds the frontend's command, probes, ports and discovery to the container named ``main``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import yaml
+
+from labkit.deploy.assumptions import DYNAMO, assumptions, doubts, fill_in, kv_events, router_mode, with_dynamo
+from labkit.deploy.commands import MODEL, Portable, dynamo_worker, to_fill_in
+from labkit.deploy.found import FoundSplit
+from labkit.deploy.header import header
+from labkit.deploy.placing import LOOPBACK, component_name, place
+from labkit.deploy.scaling import Scaled
+from labkit.deploy.settings import Settings, Written
+from labkit.spec import Role
+
+FILE: Final = "deployment.yaml"
+_IMAGE: Final = "nvcr.io/nvidia/ai-dynamo/vllm-runtime"
+_SEMANTIC: Final = re.compile(r":v?\d+\.\d+\.\d+(?:[-+][\w.+-]*)?$")
+_TYPES: Final = {Role.AGGREGATED: "worker", Role.PREFILL: "prefill", Role.DECODE: "decode"}
+
+
+def dynamo_k8s(found: FoundSplit, size: Scaled, settings: Settings) -> Written:
+    """One file, for ``kubectl apply -f``."""
+    version = found.packages.get("ai-dynamo", DYNAMO)
+    image = settings.image or f"{_IMAGE}:{version}"
+    runtime = None if _SEMANTIC.search(image) else version
+    model, secret = settings.model_of(found) or MODEL, settings.hf_secret
+    components = [_frontend(image, runtime, router_mode(found), kv_events(found))]
+    commands = []
+    several = {role for role in Role if sum(group.role is role for group in size.topology.groups) > 1}
+    for group in size.topology.groups:
+        one = next(
+            one
+            for one in place(size.topology, (LOOPBACK,), per_host=None, first_port=1)
+            if (one.role, one.tp) == (group.role, group.tp)
+        )
+        command = dynamo_worker(found, one, settings, events="/tmp")  # of a container of its own
+        name = component_name(group.role) + (f"-tp{group.tp}" if group.role in several else "")
+        components.append(_worker(name, group.role, group.count, group.tp, image, runtime, command, model, secret))
+        commands.append(command)
+    graph = {
+        "apiVersion": "nvidia.com/v1beta1",
+        "kind": "DynamoGraphDeployment",
+        "metadata": {"name": settings.name_of(found)},
+        "spec": {"backendFramework": "vllm", "components": components},
+    }
+    warnings = doubts(found, size, settings, on_gpu=True, dynamo=True)
+    warnings += fill_in(sorted({word for command in commands for word in to_fill_in(command)}))
+    if runtime is not None:
+        warnings.append(f"the tag of {image} is no version: its Dynamo is taken to be {runtime} (runtimeVersionOverride)")
+    comment = header(
+        "A DynamoGraphDeployment, written by labkit export-deployment --to dynamo-k8s.", found, size,
+        assumed=[
+            *assumptions(found, on_gpu=True),
+            *with_dynamo(found),
+            "pods reach each other over TCP at least; for RDMA add the resources and settings of your cluster's network",
+        ],
+        warnings=warnings,
+        use=[f"Use: kubectl apply -f {FILE} (needs Dynamo's operator {version} or newer, with its v1beta1 resources)"],
+    )  # fmt: skip
+    text = yaml.safe_dump(graph, sort_keys=False, width=1000, allow_unicode=True)
+    return Written({FILE: comment + text}, tuple(warnings))
+
+
+def _frontend(image: str, runtime: str | None, mode: str, events: bool | None) -> dict[str, Any]:
+    env = {"DYN_ROUTER_MODE": mode, **({} if events is None else {"DYN_ROUTER_USE_KV_EVENTS": str(events).lower()})}
+    main = {"name": "main", "image": image, "env": [{"name": name, "value": value} for name, value in env.items()]}
+    return _component("frontend", "frontend", 1, runtime, main)
+
+
+def _worker(
+    name: str,
+    role: Role,
+    replicas: int,
+    tp: int,
+    image: str,
+    runtime: str | None,
+    command: Portable,
+    model: str,
+    secret: str | None,
+) -> dict[str, Any]:
+    main: dict[str, Any] = {
+        "name": "main",
+        "image": image,
+        "command": list(command.argv[:3]),
+        "args": [model if word == MODEL else _literal(word) for word in command.argv[3:]],
+        "env": [{"name": variable, "value": _literal(value)} for variable, value in command.env.items()],
+    }
+    if secret is not None:
+        main["envFrom"] = [{"secretRef": {"name": secret}}]
+    main["resources"] = {"limits": {"nvidia.com/gpu": str(tp)}}
+    return _component(name, _TYPES[role], replicas, runtime, main)
+
+
+def _literal(word: str) -> str:
+    """Kubernetes puts variables in the place of ``$(NAME)`` unless the sign is doubled."""
+    return word.replace("$(", "$$(")
+
+
+def _component(name: str, kind: str, replicas: int, runtime: str | None, main: dict[str, Any]) -> dict[str, Any]:
+    version = {} if runtime is None else {"runtimeVersionOverride": runtime}
+    return {"name": name, "type": kind, "replicas": replicas, **version, "podTemplate": {"spec": {"containers": [main]}}}

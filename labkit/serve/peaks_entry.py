@@ -1,0 +1,67 @@
+"""What a device can do at most, measured with torch: run by the engine's interpreter, on its own, and prints one JSON line.
+
+Arguments: device (``cpu`` or ``cuda``), dtype as torch names it, threads, seconds for each of the two, and the cores to stay on,
+separated by commas (or nothing).
+
+* Matrix product: C = A · B of square matrices, 2 n³ FLOPs; the best of several sizes and runs is the peak.
+* Copy: the bytes read and the bytes written of a copy between two buffers far larger than the caches; the best of its runs.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+_SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
+_COPY_BYTES = {"cpu": 256 * 2**20, "cuda": 2 * 2**30}
+_LEAST_RUNS = 3
+
+
+def best_s(torch: Any, device: str, run: Callable[[], object], seconds: float) -> float:
+    """The shortest of the runs that fit into the time; three at least, after one that does not count."""
+    run()
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    while len(times) < _LEAST_RUNS or time.perf_counter() < until:
+        if device == "cuda":
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            run()
+            end.record()
+            end.synchronize()
+            times.append(begin.elapsed_time(end) / 1e3)
+        else:
+            begin = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def main(argv: list[str]) -> None:
+    """Measure, and print."""
+    device, dtype_name, threads, seconds, cores = argv[0], argv[1], int(argv[2]), float(argv[3]), argv[4]
+    if cores:
+        os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
+    import torch
+
+    torch.set_num_threads(threads)
+    dtype = getattr(torch, dtype_name)
+    with torch.inference_mode():
+        flop_s = {}
+        for n in _SIZES[device]:
+            a, b = (torch.randn(n, n, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
+            c = torch.empty(n, n, device=device, dtype=dtype)
+            spent_s = best_s(torch, device, partial(torch.mm, a, b, out=c), seconds / len(_SIZES[device]))
+            flop_s[n] = 2 * n**3 / spent_s
+        source = torch.ones(_COPY_BYTES[device], device=device, dtype=torch.uint8)
+        sink = torch.empty_like(source)
+        copy_bytes_s = 2 * source.numel() / best_s(torch, device, partial(sink.copy_, source), seconds)
+    name = torch.cuda.get_device_name() if device == "cuda" else ""
+    print(json.dumps({"flop_s": flop_s, "copy_bytes_s": copy_bytes_s, "torch": torch.__version__, "name": name}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

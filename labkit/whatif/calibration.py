@@ -1,0 +1,300 @@
+"""How far off a projection is: fitted to some measured runs, judged by others, and refused where none was made.
+
+The correction is one factor for each of TTFT, TPOT and requests a second, for aggregated and for disaggregated splits apart: the
+geometric mean of measured over projected. An error is |corrected / measured − 1|, of a run that the factors were not fitted to:
+each run in turn, or those that are named. Open loops have no error of throughput, their rate was given to both: without a closed
+loop throughput is corrected by the inverse of TPOT's factor, and its error is unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Self
+
+from labkit.errors import ProjectionError
+from labkit.spec import Role
+from labkit.whatif.at_load import at_load
+from labkit.whatif.observed import Observation
+from labkit.whatif.workers import Setting, WorkerPoint, Workers
+
+QUANTITIES: Final = ("ttft", "tpot", "throughput")
+_LABELS: Final = {"ttft": "TTFT", "tpot": "TPOT", "throughput": "throughput"}
+KINDS: Final = ("aggregated", "disaggregated")
+_LEAST_RUNS: Final = 2
+
+Ask = Callable[[Setting], Workers]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutError:
+    """Relative error on runs that the correction was not fitted to; ``count`` sides of them."""
+
+    mean: float
+    worst: float
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.0%} mean, {self.worst:.0%} worst of {self.count}"
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What was measured, from least to most.
+
+    Attributes:
+        systems: GPUs.
+        models: whose runs there were; another model is not refused, but named.
+        isl, osl: tokens.
+        batch: requests in flight of a worker that decodes.
+        tps: degrees by role: ``A``, ``P`` and ``D``.
+    """
+
+    systems: tuple[str, ...]
+    models: tuple[str, ...]
+    isl: tuple[int, int]
+    osl: tuple[int, int]
+    batch: tuple[float, float]
+    tps: Mapping[str, tuple[int, ...]]
+
+    def __str__(self) -> str:
+        degrees = ", ".join(f"{Role(role).noun} TP {'/'.join(map(str, tps))}" for role, tps in self.tps.items())
+        return (
+            f"{', '.join(self.systems)}; ISL {_span(self.isl)}, OSL {_span(self.osl)}, {_span(self.batch)} requests in flight a "
+            f"worker, {degrees}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A correction with its error.
+
+    Attributes:
+        factors: by kind and quantity: measured over projected. A kind or quantity that was not measured is absent.
+        errors: by quantity; absent where no held-out run tells it.
+        range: within which it holds.
+        runs: that it was fitted to in the end: all of them, or those not held out.
+        held_out: whose errors these are.
+        extrapolate: whether projections outside of the range were asked for.
+    """
+
+    factors: Mapping[str, Mapping[str, float]]
+    errors: Mapping[str, HeldOutError]
+    range: Range
+    runs: tuple[str, ...]
+    held_out: tuple[str, ...]
+    extrapolate: bool = False
+
+    @property
+    def words(self) -> str:
+        """The error, a sentence to stand beside every projected number."""
+        known = [f"{_LABELS[name]} {self.errors[name]}" for name in QUANTITIES if name in self.errors]
+        lacking = [_LABELS[name] for name in QUANTITIES if name not in self.errors]
+        unknown = f"; of {' and '.join(lacking)} unknown (no closed loop was held out)" if lacking else ""
+        beyond = " Asked for beyond the calibrated range: there the error is unknown." if self.extrapolate else ""
+        return f"Error on held-out runs: {'; '.join(known)}{unknown}. Calibrated on {self.range}.{beyond}"
+
+    def applied(self, workers: Workers) -> Workers:
+        """The workers corrected; those outside of the calibrated range are left out, or kept where ``extrapolate`` is set.
+
+        Raises:
+            ProjectionError: the GPU or a length is outside, or no worker is left.
+        """
+        asked = workers.setting
+        if not self.extrapolate:
+            self._check(asked)
+        points = [self._corrected(point) for point in workers.points if self.extrapolate or self._holds(point)]
+        if not points:
+            raise ProjectionError(f"no worker of {asked} is within the calibrated range: {self.range}", remedy=_BEYOND)
+        beyond = len(workers.points) - len(points)
+        notes = (
+            *workers.notes,
+            *([f"{beyond} of {len(workers.points)} workers are beyond the calibrated range"] if beyond else []),
+        )
+        return Workers(asked, f"{workers.source}, corrected by {len(self.runs)} runs", tuple(points), notes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """What ``to_dict`` made."""
+        held = {**data["range"], **{name: tuple(data["range"][name]) for name in ("systems", "models", "isl", "osl", "batch")}}
+        held["tps"] = {role: tuple(tps) for role, tps in held["tps"].items()}
+        errors = {name: HeldOutError(**error) for name, error in data["errors"].items()}
+        return cls(
+            data["factors"], errors, Range(**held), tuple(data["runs"]), tuple(data["held_out"]), bool(data["extrapolate"])
+        )
+
+    def _check(self, asked: Setting) -> None:
+        r = self.range
+        lacks = [] if asked.system in r.systems else [f"{asked.system} (calibrated: {', '.join(r.systems)})"]
+        for name, value, (low, high) in (("ISL", asked.isl, r.isl), ("OSL", asked.osl, r.osl)):
+            if not low <= value <= high:
+                lacks.append(f"{name} {value} (calibrated: {_span((low, high))})")
+        if lacks:
+            raise ProjectionError(f"outside of the calibrated range: {'; '.join(lacks)}", remedy=_BEYOND)
+
+    def _holds(self, point: WorkerPoint) -> bool:
+        if point.tp not in self.range.tps.get(point.role.value, ()):
+            return False
+        if point.role is Role.PREFILL:  # they were projected one prompt at a time
+            return point.batch == 1
+        return math.floor(self.range.batch[0]) <= point.batch <= math.ceil(self.range.batch[1])
+
+    def _corrected(self, point: WorkerPoint) -> WorkerPoint:
+        mine = self.factors.get(KINDS[point.role is not Role.AGGREGATED], {})
+        ttft, tpot = mine.get("ttft", 1.0), mine.get("tpot", 1.0)
+        rate = mine.get("throughput", 1 / tpot)  # of as many requests in flight, more slowly served
+        return replace(point, ttft_s=point.ttft_s * ttft, tpot_s=point.tpot_s * tpot, request_hz=point.request_hz * rate)
+
+
+@dataclass(frozen=True, slots=True)
+class NoCalibration:
+    """There is no error to state, and why."""
+
+    reason: str
+
+    @property
+    def words(self) -> str:
+        """A sentence to stand beside every projected number."""
+        return f"No error can be given: {self.reason}."
+
+    def applied(self, workers: Workers) -> Workers:
+        """The workers as they were projected."""
+        return workers
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"none": self.reason}
+
+
+def calibrate(
+    observations: Sequence[Observation],
+    ask: Ask,
+    *,
+    held_out: Iterable[str] | None = None,
+    extrapolate: bool = False,
+    left_out: list[str] | None = None,
+) -> Calibration | NoCalibration:
+    """Fit the correction, and judge it by runs that it was not fitted to.
+
+    Args:
+        observations: measured sides; ``observations_of`` makes them of runs.
+        ask: what projects.
+        held_out: ids of runs to judge by; without, each run in turn is judged by a fit to the others.
+        extrapolate: allow projections outside of what was measured.
+        left_out: why sides were of no use, for the reason of ``NoCalibration``; gets more lines.
+
+    Returns:
+        ``NoCalibration`` where fewer than two runs are of use.
+    """
+    said = [] if left_out is None else left_out
+    held = [found for one in observations if (found := _hold(one, ask, said)) is not None]
+    runs = tuple(dict.fromkeys(one.run for one in held))
+    judged = tuple(run for run in runs if held_out is None or run in set(held_out))
+    apart = set(judged) if held_out is not None else set()
+    fitted = [one for one in held if one.run not in apart]
+    if len(runs) < _LEAST_RUNS or not judged or not fitted:
+        return NoCalibration(_why_not(runs, judged, said))
+    rounds = [apart] if apart else [{run} for run in judged]
+    deviations: dict[str, list[float]] = {}
+    for out in rounds:
+        factors = _fit([one for one in held if one.run not in out])
+        for one in held:
+            for name, ratio in one.ratios.items() if one.run in out else ():
+                factor = factors.get(one.kind, {}).get(name)
+                if factor is not None:
+                    deviations.setdefault(name, []).append(abs(factor / ratio - 1))
+    if not deviations:
+        return NoCalibration("no run that was held out is of a kind of split that the others measured")
+    return Calibration(
+        factors=_fit(fitted),
+        errors={name: HeldOutError(sum(found) / len(found), max(found), len(found)) for name, found in deviations.items()},
+        range=_range(fitted),
+        runs=tuple(dict.fromkeys(one.run for one in fitted)),
+        held_out=judged,
+        extrapolate=extrapolate,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A measured side beside its projection: measured over projected by quantity, and the requests a worker holds."""
+
+    observed: Observation
+    ratios: Mapping[str, float]
+    batch: float
+
+    @property
+    def run(self) -> str:
+        return self.observed.run
+
+    @property
+    def kind(self) -> str:
+        return KINDS[self.observed.topology.is_disaggregated]
+
+
+def _hold(one: Observation, ask: Ask, said: list[str]) -> _Held | None:
+    try:
+        workers = ask(one.setting)
+    except ProjectionError as error:
+        said.append(f"{one.side} of {one.run}: {error.what}")
+        return None
+    found = at_load(
+        workers, one.topology, concurrency=one.concurrency, rate_hz=one.rate_hz, step_tokens=one.step_tokens
+    )  # fmt: skip
+    if found is None:
+        said.append(f"{one.side} of {one.run}: its load is more than is projected to be possible, or its TP is not projected")
+        return None
+    ratios = {"ttft": one.ttft_s / found.ttft_s, "tpot": one.tpot_s / found.tpot_s}
+    if one.request_hz is not None:
+        ratios["throughput"] = one.request_hz / found.request_hz
+    return _Held(one, ratios, found.batch)
+
+
+def _fit(held: Sequence[_Held]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for kind in KINDS:
+        for name in QUANTITIES:
+            logs = [math.log(one.ratios[name]) for one in held if one.kind == kind and name in one.ratios]
+            if logs:
+                found.setdefault(kind, {})[name] = math.exp(sum(logs) / len(logs))
+    return found
+
+
+def _range(held: Sequence[_Held]) -> Range:
+    settings = [one.observed.setting for one in held]
+    tps: dict[str, set[int]] = {}
+    for one in held:
+        for group in one.observed.topology.groups:
+            tps.setdefault(group.role.value, set()).add(group.tp)
+    return Range(
+        systems=tuple(sorted({setting.system for setting in settings})),
+        models=tuple(sorted({setting.model for setting in settings})),
+        isl=(min(setting.isl for setting in settings), max(setting.isl for setting in settings)),
+        osl=(min(setting.osl for setting in settings), max(setting.osl for setting in settings)),
+        batch=(min(one.batch for one in held), max(one.batch for one in held)),
+        tps={role: tuple(sorted(found)) for role, found in sorted(tps.items())},
+    )
+
+
+def _why_not(runs: Sequence[str], judged: Sequence[str], said: Sequence[str]) -> str:
+    reasons = list(dict.fromkeys(text.split(": ", 1)[-1] for text in said))
+    because = f" ({'; '.join(reasons[:_MOST_REASONS])}{'; …' if len(reasons) > _MOST_REASONS else ''})" if reasons else ""
+    if not runs:
+        return f"no measured run can be held against a projection{because}"
+    if len(runs) < _LEAST_RUNS:
+        return f"one measured run can be held against a projection, and it takes two: one to fit, one to judge by{because}"
+    return f"{'all runs are held out, none is left to fit' if judged else 'none of the runs to hold out was measured'}{because}"
+
+
+def _span(ends: tuple[float, float]) -> str:
+    low, high = ends
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
+_BEYOND: Final = "measure there, or ask for it all the same with extrapolate=True: its error is then unknown"
+_MOST_REASONS: Final = 3

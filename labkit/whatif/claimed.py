@@ -1,0 +1,162 @@
+"""The published claims that need other GPUs than most have, recomputed: each place a projection, with its limits stated.
+
+The claims' own conditions: R1-Distill-Llama-70B in FP8 (a Llama 70B), ISL 3000, OSL 150, no prefix cache, compared at equal token
+latency on one and on two nodes of eight H100; gpt-oss-120b as 1P@tp4+1D@tp4. The claims name no limit of TTFT, and everything
+hangs on it: so there are several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from labkit.errors import ProjectionError
+from labkit.spec import Slo, Topology
+from labkit.whatif.projected import Projected, deployment
+from labkit.whatif.winning import Ask, Duel, duel
+from labkit.whatif.workers import Setting
+
+ISL, OSL = 3000, 150
+LLAMA: Final = "llama-3.1-70b-fp8"
+GPT_OSS: Final = "gpt-oss-120b"
+ONE_AND_ONE: Final = Topology("1P@tp4+1D@tp4")
+OTHERS: Final = (Topology("1A@tp8"), Topology("2A@tp4"), Topology("8A"))
+#: From small to large: dense models of one family, in one precision.
+SIZES: Final = (("llama-3.1-8b-fp8", 8.0), ("llama-3.1-70b-fp8", 70.6))
+TPOTS_S: Final = (0.010, 0.015, 0.020, 0.030, 0.050)
+TTFTS_S: Final = (0.2, 0.5, 1.0)
+#: What the claims promise, as a ratio of output per GPU; gpt-oss only "more".
+WANTED: Final[Mapping[str, float]] = {"one_node": 1.3, "two_nodes": 2.0, "gpt_oss": 1.0}
+_GPUS: Final = {"one_node": 8, "two_nodes": 16}
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedPlace:
+    """What a projection says of a claim in one place.
+
+    Attributes:
+        claim: its key in the report.
+        model: that was projected.
+        slo: the limits that both kinds met.
+        aggregated, disaggregated: the deployments; ``None`` where none meets the limits.
+        named: which splits were asked for by name; empty where each kind's best was.
+        holds: whether the claim does here; ``None`` where it cannot be told.
+        short: the gain, for a cell of a table.
+        words: the numbers, projected.
+        smaller: the gain of the smaller model, where sizes are held against each other.
+    """
+
+    claim: str
+    model: str
+    slo: Slo
+    aggregated: Projected | None
+    disaggregated: Projected | None
+    named: str
+    holds: bool | None
+    short: str
+    words: str
+    smaller: float | None = None
+
+    @property
+    def where(self) -> str:
+        """Model, splits and limits, short."""
+        return f"{self.model}, {self.named + ', ' if self.named else ''}{self.slo}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, with what tells this place from others as ``facts``."""
+        both = {
+            kind: one and one.to_dict() for kind, one in (("aggregated", self.aggregated), ("disaggregated", self.disaggregated))
+        }
+        limits = {"TPOT limit": self.slo.tpot_s, "TTFT limit": self.slo.ttft_s}
+        facts = {"model": self.model, **{name: f"{limit * 1e3:g} ms" for name, limit in limits.items() if limit is not None}}
+        if self.named and self.aggregated is not None:
+            facts["against"] = str(self.aggregated.topology)
+        place = {"projected": True, "claim": self.claim, "where": self.where, "holds": self.holds, "words": self.words}
+        return {**place, "facts": facts, **both}
+
+
+def claimed_places(
+    ask: Ask,
+    *,
+    system: str = "h100_sxm",
+    engine: str = "vllm",
+    ttfts_s: Sequence[float] = TTFTS_S,
+    tpots_s: Sequence[float] = TPOTS_S,
+) -> tuple[ClaimedPlace, ...]:
+    """Every place of every claim that can be projected; a model without data has none.
+
+    Args:
+        ask: what says what workers do.
+        system, engine: the claims are of H100 and vLLM.
+        ttfts_s, tpots_s: limits.
+    """
+    limits = [Slo(ttft_s=ttft, tpot_s=tpot) for ttft in ttfts_s for tpot in tpots_s]
+    setting = Setting(model=LLAMA, system=system, engine=engine, isl=ISL, osl=OSL)
+    found: list[ClaimedPlace] = []
+    for places in (
+        _llama(ask, setting, limits),
+        _gpt_oss(ask, replace(setting, model=GPT_OSS), limits),
+        _sizes(ask, setting, limits),
+    ):
+        try:
+            found += list(places)
+        except ProjectionError:  # of this model alone
+            continue
+    return tuple(found)
+
+
+def _llama(ask: Ask, setting: Setting, limits: Sequence[Slo]) -> Iterator[ClaimedPlace]:
+    workers = ask(setting)
+    for claim, gpus in _GPUS.items():
+        for slo in limits:
+            yield _place(claim, setting.model, slo, duel(workers, gpus, slo), f"best splits of {gpus} GPUs")
+
+
+def _gpt_oss(ask: Ask, setting: Setting, limits: Sequence[Slo]) -> Iterator[ClaimedPlace]:
+    workers = ask(setting)
+    for slo in limits:
+        split = deployment(workers, ONE_AND_ONE, slo)
+        for other in OTHERS:
+            met = Duel("", "", deployment(workers, other, slo), split)
+            yield _place("gpt_oss", setting.model, slo, met, f"{ONE_AND_ONE} against {other}")
+
+
+def _sizes(ask: Ask, setting: Setting, limits: Sequence[Slo]) -> Iterator[ClaimedPlace]:
+    """A larger model gains more than a smaller one; where either has no gain there is nothing to say."""
+    (small, small_b), (large, large_b) = SIZES[0], SIZES[-1]
+    fewer, more = (ask(replace(setting, model=model)) for model in (small, large))
+    for slo in limits:
+        lesser, greater = duel(fewer, 8, slo), duel(more, 8, slo)
+        holds = None if lesser.gain is None or greater.gain is None else greater.gain > lesser.gain
+        words = f"projected: {large_b:g}B gains {_times(greater)}, {small_b:g}B {_times(lesser)}"
+        named, short = f"{large_b:g}B / {small_b:g}B on 8 GPUs", f"{_short(greater)} / {_short(lesser)}"
+        both = greater.aggregated, greater.disaggregated
+        yield ClaimedPlace("large_models", large, slo, *both, named, holds, short, words, lesser.gain)
+
+
+def _place(claim: str, model: str, slo: Slo, met: Duel, named: str) -> ClaimedPlace:
+    wanted = WANTED[claim]
+    holds = None if met.gain is None else met.gain > wanted if wanted == 1 else met.gain >= wanted
+    if met.aggregated is not None and met.disaggregated is None:
+        holds = False  # what the claim promises cannot be had, and the other can
+    sides = " against ".join(
+        str(one) if one else f"no {kind} split"
+        for kind, one in (("disaggregated", met.disaggregated), ("aggregated", met.aggregated))
+    )
+    return ClaimedPlace(
+        claim, model, slo, met.aggregated, met.disaggregated, named, holds, _short(met), f"{_times(met)}: {sides}"
+    )
+
+
+def _short(met: Duel) -> str:
+    if met.gain is not None:
+        return f"{met.gain:.2f}"
+    return "D only" if met.disaggregated else "A only" if met.aggregated else "–"
+
+
+def _times(met: Duel) -> str:
+    if met.gain is not None:
+        return f"{met.gain:.2f} times"
+    only = "disaggregated" if met.disaggregated else "aggregated" if met.aggregated else ""
+    return f"only {only} meets the limits" if only else "neither kind meets the limits"

@@ -1,0 +1,132 @@
+"""A what-if in words that an engineer can act on; no number without ``projected``, its source and its error."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from labkit.whatif.claimed import ClaimedPlace
+from labkit.whatif.projected import TTFT_WAIT
+from labkit.whatif.winning import EVEN, Duel, WinningMap
+
+if TYPE_CHECKING:
+    from labkit.whatif.study import WhatIf
+
+_WIDTH: Final = 96
+_HOLDS: Final = "✓ where it does"
+_CELLS: Final = "\0"  # a line of a table: never folded
+_LINK_BYTES_S: Final = 50e9  # 400 Gb/s, one adapter of an H100 node a GPU
+CLAIMS: Final = {
+    "one_node": "Claim 4, Llama 70B on one node, at least 1.3 times",
+    "two_nodes": "Claim 5, Llama 70B on two nodes, more than 2 times",
+    "gpt_oss": "Claim 6, gpt-oss-120b gains as 1P@tp4+1D@tp4",
+    "large_models": "Claim 8, large models gain more",
+}
+
+
+def whatif_text(found: WhatIf) -> str:
+    """The answer, its error, the map in words, and each claim."""
+    return "\n".join(
+        _folded(line) for line in (*_answer(found), "", *_maps(found.maps), *_claims(found.claims), *_small_print(found))
+    )
+
+
+def beside(found: WhatIf) -> str:
+    """What stands beside every number that is shown elsewhere: that it is projected, by whom, and its error."""
+    return f"Projected by {found.source}, not measured. {found.error.words}"
+
+
+def _answer(found: WhatIf) -> Iterator[str]:
+    asked = found.question
+    yield f"Projected, not measured: {asked}."
+    yield found.error.words
+    if found.infeasible:
+        yield f"Infeasible: {found.infeasible}."
+        return
+    met = found.met
+    for kind, one in (("Aggregated", found.aggregated), ("Disaggregated", found.disaggregated)):
+        yield f"{kind}: {one if one else 'no split meets the SLO'}."
+    yield _advice(met, found)
+
+
+def _advice(met: Duel, found: WhatIf) -> str:
+    gain = met.gain
+    worst = getattr(found.error, "errors", {}).get("throughput")
+    doubt = (
+        f" The gain is smaller than the worst error of throughput ({worst.worst:.0%}): measure both before you decide."
+        if worst is not None and gain is not None and abs(gain - 1) <= worst.worst
+        else ""
+    )
+    if gain is None:
+        only = met.disaggregated or met.aggregated
+        return f"Do: launch {only.topology if only else ''}; the other kind does not meet the SLO."
+    if met.winner == "even" and met.aggregated is not None:
+        near = f"disaggregation is projected at {gain:.2f} times as much, which is within {EVEN - 1:.0%} of equal"
+        return f"Do: stay aggregated ({met.aggregated.topology}); {near}.{doubt}"
+    better = met.disaggregated if met.winner == "disaggregated" else met.aggregated
+    times = gain if met.winner == "disaggregated" else 1 / gain
+    return f"Do: try {better and better.topology}, projected at {times:.2f} times the output per GPU of the other kind.{doubt}"
+
+
+def _maps(maps: Sequence[WinningMap]) -> Iterator[str]:
+    for one in maps:
+        counted = {kind: one.count(kind) for kind in ("disaggregated", "aggregated", "even", "neither")}
+        counts = ", ".join(f"{kind} in {count}" for kind, count in counted.items() if count)
+        places = f"{len(one.duels)} place{'s' * (len(one.duels) != 1)}"
+        yield f"Over {one.x_label} and {one.y_label} ({one.fixed}), {places} projected: {counts}."
+        gains = [duel for duel in one.duels if duel.gain is not None]
+        if gains:
+            most, least = (pick(gains, key=lambda duel: duel.gain or 0.0) for pick in (max, min))
+            yield f"  most {most.gain:.2f} times at {most.x}, {most.y}; least {least.gain:.2f} times at {least.x}, {least.y}."
+
+
+def _claims(claims: Sequence[ClaimedPlace]) -> Iterator[str]:
+    for key, title in CLAIMS.items():
+        mine = [one for one in claims if one.claim == key]
+        if not mine:
+            continue
+        told = [one for one in mine if one.holds is not None]
+        pro = [one for one in told if one.holds]
+        yield ""
+        yield f"{title}: projected to hold in {len(pro)} of {len(told)} places ({_HOLDS})."
+        yield from _grid(mine)
+
+
+def _grid(mine: Sequence[ClaimedPlace]) -> Iterator[str]:
+    """A row for splits and a limit of TTFT, a column for each limit of TPOT."""
+    tpots = list(dict.fromkeys(one.slo.tpot_s or 0.0 for one in mine))
+    table: dict[str, dict[float, str]] = {}
+    for one in mine:
+        row = f"{one.named}, TTFT ≤ {(one.slo.ttft_s or 0.0) * 1e3:g} ms"
+        table.setdefault(row, {})[one.slo.tpot_s or 0.0] = one.short + (_HOLDS[0] if one.holds else "")
+    rows = [["gain at TPOT ≤", *(f"{tpot * 1e3:g} ms" for tpot in tpots)]]
+    rows += [[row, *(cells.get(tpot, "") for tpot in tpots)] for row, cells in table.items()]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    for first, *rest in rows:
+        cells = "  ".join(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+        yield f"{_CELLS}{first.ljust(widths[0])}  {cells}".rstrip()
+
+
+def _small_print(found: WhatIf) -> Iterator[str]:
+    yield ""
+    queue = f"TTFT of a prefill worker × {TTFT_WAIT:g} for its queue"
+    yield f"Source: {found.source}. Equal limits of TTFT and TPOT for both kinds; {queue}."
+    if found.kv_bytes:
+        ms = found.kv_bytes / _LINK_BYTES_S * 1e3
+        yield (
+            f"Not counted: moving the KV cache, {found.kv_bytes / 1e6:,.0f} MB a request, {ms:,.1f} ms at 50 GB/s; queues beyond "
+            "that factor; prefix hits."
+        )
+    else:
+        yield "Not counted: moving the KV cache from prefill to decode workers; queues beyond that factor; prefix hits."
+    yield from (f"Missing: {note}." for note in found.notes)
+
+
+def _folded(line: str) -> str:
+    if line.startswith(_CELLS):
+        return line.removeprefix(_CELLS)
+    indent = "  " if line.startswith("  ") else ""
+    return (
+        textwrap.fill(line, _WIDTH, subsequent_indent=indent + ("  " if indent else ""), break_on_hyphens=False) if line else ""
+    )

@@ -1,0 +1,40 @@
+"""A request's story as what the waterfall draws."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from labkit.dashboard.form import clock
+from labkit.dashboard.request_view import drawn
+from labkit.dashboard.waterfall import waterfall
+from labkit.live.request import Prefill, RequestStory, Stage, Stall
+
+MS = 1_000_000
+OTHER = Prefill(8, "w1", 60 * MS, 190 * MS, 512)
+STORY = RequestStory(
+    request=7, outcome="ok", reason="", measurement=0, index=7, epoch=1, scheduled_ns=0, sent_ns=1 * MS, end_ns=220 * MS,
+    prompt_tokens=512, output_tokens=4, ttft_s=0.05, tpot_s=0.05, e2e_s=0.22,
+    stages=(Stage("prefill", "w0", 5 * MS, 40 * MS), Stage("decode", "w1", 50 * MS, 220 * MS)),
+    token_ns=np.array([50, 60, 200, 220]) * MS, tokens=np.ones(4, np.int64),
+    stalls=(Stall(60 * MS, 200 * MS, (OTHER,)),), prefills=(OTHER,), missing="",
+)  # fmt: skip
+
+
+def test_a_token_beyond_the_slo_is_marked_and_its_stall_and_the_prefill_that_made_it_have_lanes():
+    made = drawn(STORY, 0.05)
+    assert made.limit_s == 0.05
+    assert [stretch.phase for stretch in made.stretches] == ["prefill", "decode", "stall", "other"]
+    assert [(stretch.start_s, stretch.end_s) for stretch in made.stretches[2:]] == [(0.06, 0.2), (0.06, 0.19)]
+    assert "1 prefill ran on its worker meanwhile" in made.stretches[2].text
+    colors = next(r.data_source.data["color"] for r in waterfall(made).renderers if r.data_source.name == "tokens")
+    assert [color == colors[2] for color in colors] == [False, False, True, False]
+
+
+def test_instants_are_written_as_on_the_axes_of_the_charts():
+    assert [clock(t_s) for t_s in (0.04, 9.96, 189.6, 3599.97, 4005.0)] == [
+        "0:00.0",
+        "0:10.0",
+        "3:09.6",
+        "1:00:00.0",
+        "1:06:45.0",
+    ]

@@ -1,0 +1,87 @@
+"""A pin says of its stretch what the measurement itself says, with an interval, and is read again from the store."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from labkit.experiments.choice import overlap
+from labkit.experiments.compare import compare_runs
+from labkit.experiments.pins import keep_pin, read_pin
+from labkit.measure.metrics import summarise
+from labkit.measure.records import Window
+from labkit.store import open_run
+from tests.support.saved_runs import saved_run
+
+
+def stretch(window: Window, start_ns: int, stop_ns: int, *, topology: str, epoch: int, accelerators: float) -> Window:
+    """A stretch of a load's window, on the split that served then."""
+    return replace(
+        window, side=topology, topology=topology, epoch=epoch, accelerators=accelerators, repeat=0,
+        start_ns=start_ns, measure_ns=start_ns, stop_ns=stop_ns, end_ns=stop_ns, first_index=0, cut="", settled=None, stopped="",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory):
+    return saved_run(tmp_path_factory.mktemp("results"), "afternoon")
+
+
+def test_two_stretches_of_one_split_under_one_load_are_not_told_apart_by_what_arrived(run):
+    window = run.windows[0]
+    half_ns = (window.stop_ns - window.measure_ns) // 2
+    cuts = (window.measure_ns, window.measure_ns + half_ns, window.stop_ns)
+    pins = [
+        keep_pin(run, stretch(window, start, stop, topology="2A", epoch=0, accelerators=window.accelerators), "half", name="half")
+        for start, stop in itertools.pairwise(cuts)
+    ]
+    counts = [pin.requests for pin in pins]
+    output = [pin.metrics["output_tok_s"] for pin in pins]
+    assert overlap(*output)
+    for one, count in zip(output, counts, strict=True):
+        assert one.low is not None
+        assert (one.value - one.low) / one.value > 1 / count**0.5, "a count of n has a spread of √n"
+    found = compare_runs(*(open_run(run.path.parent / pin.run) for pin in pins))
+    row = found.row("output_tok_s")
+    assert (row.ratio, row.reason) == (None, "other requests arrived on either side")
+    assert found.row("ttft_p50_s").ratio is not None
+    assert any("stretches of a load without an end" in note for note in found.notes)
+
+
+def test_a_percentile_of_too_few_values_is_absent_not_zero(run):
+    window = run.windows[0]
+    short = stretch(
+        window, window.measure_ns, window.measure_ns + 3_000_000_000, topology="2A", epoch=0, accelerators=window.accelerators
+    )
+    pin = keep_pin(run, short, "three seconds", name="short")
+    assert "output_tok_s" in pin.metrics
+    assert "ttft_p99_s" not in pin.metrics
+    assert pin.value("ttft_p99_s") is None
+
+
+def test_a_pin_is_a_run_that_can_be_opened_again(run):
+    window = run.windows[2]
+    pin = keep_pin(run, window, "2A, as it was")
+    kept = open_run(run.path.parent / pin.run)
+    assert (pin.label, pin.topology, pin.run) == ("2A, as it was", "2A", "afternoon-pin1")
+    assert kept.manifest["kind"] == "pin"
+    assert read_pin(kept) == pin
+    assert pin.t_s == pytest.approx((kept.windows[0].stop_ns - run.manifest["clock"]["monotonic_ns"]) / 1e9)
+    assert kept.windows[0].cut, "the window says how its beginning was found"
+    assert keep_pin(run, window, "again").run == "afternoon-pin1-2"
+
+
+def test_a_pin_names_the_options_of_its_own_workers_not_those_of_the_launch(run):
+    first, second = (
+        {"epoch": number, "topology": "2A", "options": {"max_num_batched_tokens": tokens}}
+        for number, tokens in ((0, None), (1, 256))
+    )
+    run.update(epochs=[first, second], options=first["options"])
+    pin = keep_pin(run, replace(run.windows[2], epoch=1), "smaller chunks", name="smaller")
+    kept = open_run(run.path.parent / "smaller")
+    assert kept.manifest["options"] == {"max_num_batched_tokens": 256}
+    assert kept.manifest["epochs"] == [second]
+    assert "max_num_batched_tokens 256" in pin.settings
+    assert pin.requests == summarise(kept.records(), kept.windows[0])["requests"]

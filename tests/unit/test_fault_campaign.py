@@ -1,0 +1,76 @@
+"""The fault campaign itself: its plan, its processes by role, and a few of its cases on stand-ins."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from tests.faults.campaign import Outcome, play
+from tests.faults.injection import registered
+from tests.faults.oracle import Verdict
+from tests.faults.plan import ENGINES, Case, cases, planned
+from tests.faults.report import write_report
+from tests.faults.stage import Moment
+
+KNOWN = registered()
+
+
+def test_injections_are_named_alike_and_strike_at_moments_that_there_are() -> None:
+    for name, one in KNOWN.items():
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name), name
+        assert one.what
+        assert one.moments
+        assert set(one.moments) <= set(get_args(Moment))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_plan_is_the_seeds_and_deals_every_blow_before_it_repeats_one(engine: str) -> None:
+    able = {name: one for name, one in KNOWN.items() if set(one.engines) & set(ENGINES[engine])}
+    first = planned(KNOWN, engine, 3, len(able))
+    assert {case.injection.name for case in first} == set(able)
+    assert [str(case) for case in planned(KNOWN, engine, 3, 2 * len(able))][: len(able)] == [str(case) for case in first]
+    assert [str(case) for case in planned(KNOWN, engine, 4, len(able))] != [str(case) for case in first]
+    times = Counter(case.injection.name for case in islice(cases(KNOWN, engine, 3), 4 * len(able)))
+    assert {name for name, count in times.items() if count == 1} == {name for name, one in able.items() if one.rare}
+    assert all(case.engine in case.injection.engines for case in first)
+    assert all(case.moment in case.injection.moments for case in first)
+
+
+@pytest.mark.parametrize(
+    ("name", "moment", "nth"),
+    [
+        ("no-fault", "loading", 1),
+        ("kill-worker", "loading", 4),
+        ("kill-kernel", "loading", 4),
+        ("interrupt", "resplitting", 1),
+        ("net-cut-chunk-rst", "loading", 4),
+    ],
+)
+def test_a_few_cases_on_stand_ins(name: str, moment: Moment, nth: int) -> None:
+    case = Case(1, KNOWN[name], "stand-ins", moment, nth, "the suite's")
+    outcome = play(case, answers=10)
+    assert outcome.verdict.findings == ()
+    assert outcome.folder is None
+    assert outcome.hit.startswith(moment)
+    assert outcome.verdict.counts["ok"] > 0
+    killed = {"kill-worker": "w", "kill-kernel": "kernel"}.get(name, "")
+    assert killed in outcome.hit
+
+
+def test_the_report_says_what_was_dealt_and_keeps_the_history(tmp_path: Path) -> None:
+    good, bad = planned(KNOWN, "stand-ins", 1, 2)
+    done = [
+        Outcome(good, Verdict("finished", "finished", {"ok": 3}, ()), "loading 3", 8.0, None),
+        Outcome(bad, Verdict("error", "failed", {}, ("process 7 is left",)), "loading 3", 8.0, tmp_path),
+    ]
+    write_report(tmp_path / "r.md", done, seed=1, engine="stand-ins", again="make faults SEED=1")
+    text = (tmp_path / "r.md").read_text()
+    assert "2 injections, 1 failed" in text
+    assert f"* 2: {bad}" in text
+    assert "process 7 is left" in text
+    assert "The first runs, and why they failed" in text
