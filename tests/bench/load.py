@@ -39,6 +39,7 @@ import report  # noqa: E402
 ISL, OSL, MODEL, VOCAB = 64, 100, "mock", 4096
 SERVER_CORE, CLIENT_CORE = 0, 1
 PEERS = {"guidellm": "guidellm==0.8.1", "aiperf": "aiperf==0.13.0"}
+LOOK = "labkit-probe"  # labkit's requests before its load
 MILLION = 1_000_000
 ENGLISH = HERE.parents[1] / "labkit/serve/shapes/tokenizer"
 
@@ -68,12 +69,15 @@ serve.main(parser.parse_args())
 
 
 def run_labkit(url: str, folder: Path, streams: int, requests: int, osl: int, *, shards: int = 1) -> None:
-    """Labkit's client, all of it: the handle, its shards, the records on disk."""
+    """Labkit's client, all of it: the look at the server, the handle, its shards, the records on disk."""
     from labkit.lab.load_fleet import LoadFleet
+    from labkit.load.probe import probe_apart
+    from labkit.load.target import Target
     from labkit.spec import Workload
 
+    found = probe_apart(Target(url, MODEL, VOCAB), None)
     with LoadFleet.start(folder, shards=shards) as fleet:
-        fleet.target(0, url, MODEL, vocab=VOCAB)
+        fleet.target(0, url, MODEL, vocab=VOCAB, dialect=found.dialect, writes_at_once=found.writes_at_once)
         result = fleet.run(0, Workload(isl=ISL, osl=osl, concurrency=streams, requests=requests)).wait(900)
         status = Path(f"/proc/{fleet.agents[0].pid}/status").read_text()
         (folder / "peak_kb").write_text(status.split("VmHWM:")[1].split()[0])
@@ -203,8 +207,9 @@ def measure(name: str, program: str, tokenizer: Path, streams: int, requests: in
             server.send_signal(signal.SIGTERM)
             server.wait()
         with np.load(log) as known:
-            truth = moments(known["request"], known["written_ns"], known["received_ns"])
-            events = len(known["written_ns"])
+            counted = ~np.char.startswith(known["request_id"], LOOK)[known["request"]]
+            truth = moments(known["request"][counted], known["written_ns"][counted], known["received_ns"])
+            events = int(np.count_nonzero(counted))
         said: tuple[float | None, ...] = (None, None, None)
         if osl == OSL and name != "bare":
             said = read_labkit(folder) if name in OWN else read_peer(name, folder)

@@ -1,0 +1,1 @@
+"""The blows, a module a kind."""

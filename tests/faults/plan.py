@@ -1,0 +1,62 @@
+"""Which blows a campaign deals, in which order, at which moments: all of it from the seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from tests.faults.injection import Injection
+from tests.faults.setting import EngineName
+from tests.faults.stage import Moment
+
+#: What ``--engine`` takes; of several, stand-ins come three times as often as the mocker.
+ENGINES: Mapping[str, tuple[EngineName, ...]] = {
+    "cheap": ("stand-ins", "stand-ins", "stand-ins", "mocker"),
+    "stand-ins": ("stand-ins",),
+    "mocker": ("mocker",),
+    "vllm": ("vllm",),
+}
+#: ended requests at ``loading``: half of them before the re-split, half after it
+_MOST_ANSWERS: Mapping[str, int] = {"stand-ins": 55, "mocker": 55, "vllm": 9}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One blow of a campaign: ``number`` counts from 1, ``nth`` ended request is waited for at ``loading``."""
+
+    number: int
+    injection: Injection
+    engine: EngineName
+    moment: Moment
+    nth: int
+    seed: str
+
+    def __str__(self) -> str:
+        at = f"loading {self.nth}" if self.moment == "loading" else self.moment
+        return f"{self.injection.name} at {at} on {self.engine}"
+
+
+def cases(known: Mapping[str, Injection], engine: str, seed: int) -> Iterator[Case]:
+    """Without an end; every injection that the engine can bear comes once before any comes again, the rare ones never again.
+
+    How many are taken changes none of them; another set of injections changes all.
+    """
+    rng = random.Random(f"{seed} {engine}")
+    able = [one for one in known.values() if set(one.engines) & set(ENGINES[engine])]
+    number, first = 0, True
+    while able:
+        rng.shuffle(able)
+        for one in able:
+            number += 1
+            chosen = rng.choice([name for name in ENGINES[engine] if name in one.engines])
+            nth = 1 + int(rng.random() * _MOST_ANSWERS[chosen])
+            yield Case(number, one, chosen, rng.choice(one.moments), nth, f"{seed} {engine} {number}")
+        if first:
+            able, first = [one for one in able if not one.rare], False
+
+
+def planned(known: Mapping[str, Injection], engine: str, seed: int, count: int) -> list[Case]:
+    """The first so many."""
+    return list(islice(cases(known, engine, seed), count))
