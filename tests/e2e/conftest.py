@@ -1,4 +1,4 @@
-"""Real vLLM workers for the end-to-end tests: one lab is shared, since a launch takes half a minute."""
+"""Real vLLM workers for the end-to-end tests: one lab a module, since a launch takes half a minute."""
 
 from __future__ import annotations
 
@@ -11,10 +11,30 @@ import pytest
 
 from labkit.lab import Lab
 from labkit.spec import Workload
+from tests.support.known_listeners import KNOWN
+from tests.support.listeners import WATCHED, Watch
 from tests.support.seeded_weights import seeded_demo
 from tests.support.waiting import MARK, marked, until
 
 WORKLOAD = Workload(isl=256, osl=16, rate=1.2, duration_s=4.0)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def sockets() -> Iterator[Watch]:
+    """Watches the listeners of all that the tests start, from before the first of them."""
+    word = uuid.uuid4().hex
+    os.environ[WATCHED] = word
+    with Watch(word, KNOWN) as watch:
+        yield watch
+    print(*(f"tolerated: {who}: {one}" for who, one in watch.tolerated.items()), sep="\n")
+    os.environ.pop(WATCHED, None)
+
+
+@pytest.fixture(autouse=True)
+def _loopback_only(sockets: Watch) -> Iterator[None]:
+    """No engine, router, shard, sampler, kernel or server is ever reached from another machine, but for what ``KNOWN`` names."""
+    yield
+    sockets.check()
 
 
 @pytest.fixture(scope="package")
@@ -26,9 +46,12 @@ def mark() -> Iterator[str]:
     os.environ.pop(MARK, None)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, mark: str) -> Iterator[Lab]:
-    """Two workers with weights that make every prompt token matter, aggregated to begin with."""
+    """Two workers with weights that make every prompt token matter, aggregated to begin with.
+
+    A module's own: while it is open no other lab of this process can have the same hardware.
+    """
     folder = tmp_path_factory.mktemp("e2e")
     segments = shared_memory()
     with Lab(seeded_demo(folder / "weights"), "2A", workload=WORKLOAD, results=folder / "results") as lab:
@@ -39,7 +62,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, mark: str) -> Iterator[Lab]:
 
 @pytest.fixture
 def aggregated(lab: Lab) -> Lab:
-    """The shared lab, aggregated."""
+    """The module's lab, aggregated."""
     lab.resplit("2A")
     return lab
 

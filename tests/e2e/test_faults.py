@@ -101,7 +101,7 @@ def test_a_killed_kernel_leaves_no_process_and_a_run_that_opens(tmp_path: Path, 
     until(lambda: open_run(folder).records().requests.num_rows >= 4, "four requests on disk", 60.0)
     pids = marked(own_mark)
     served = [p for p in map(psutil.Process, pids) if "vllm_entry.py" in " ".join(p.cmdline()) and "-S" not in p.cmdline()]
-    assert len(served) == 2
+    assert len(served) >= 2
     assert {p.cmdline()[0] for p in served} == {str(engines)}, (
         "engines run in the interpreter that was named, not in the notebook's"
     )
