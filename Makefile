@@ -2,15 +2,17 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test check format bench relock
+.PHONY: help setup demo lab test check format bench faults screenshots relock audit
 
 NOTEBOOK ?= notebooks/01_compare.ipynb
 ARGS ?=
+SEED ?= 1
+COUNT ?= 20
 # JupyterLab asks root to say that it is meant: in a container there is often nobody else.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 help: ## list these commands
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: ## install everything into .venv (nothing to do the second time)
 	@bash environments/setup.sh
@@ -36,6 +38,15 @@ format: setup ## let ruff mend what it can
 
 bench: setup ## every benchmark of tests/bench/, tables to results/bench/: make bench ARGS="--install" adds the peers
 	@for file in $$(grep -l '^def main' tests/bench/*.py | grep -v mock_server); do .venv/bin/python $$file $(ARGS); done
+
+faults: setup ## hurt running experiments and judge what is left; docs/reliability.md: make faults SEED=3 COUNT=200 ARGS="--engine vllm"
+	@.venv/bin/python -m tests.faults --seed $(SEED) --count $(COUNT) $(ARGS)
+
+screenshots: setup ## pictures of the live lab for docs/images, from a real run in JupyterLab and Chromium
+	@.venv/bin/python docs/screenshots.py $(ARGS)
+
+audit: setup ## known vulnerabilities of the locked versions; an open one needs a reason in environments/accepted.toml
+	@.venv/bin/python environments/audit.py $(ARGS)
 
 relock: setup ## resolve environments/*.in again (ARGS=--upgrade for newer versions)
 	@bash environments/lock.sh $(ARGS)
