@@ -16,11 +16,13 @@ import asyncio
 import re
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any, Final
 
+from labkit.load.deadlines import Deadlines
 from labkit.load.events import Choice, ChunkLog, text_of
 from labkit.load.intake import Intake
 from labkit.load.reader import Reader
@@ -32,7 +34,7 @@ from labkit.load.wire import Wire
 from labkit.measure.outcomes import CANCELLED
 from labkit.measure.records import Outcome
 
-_LINGER_S: Final = 1.0
+_LINGER_NS: Final = 1_000_000_000
 
 
 @dataclass(slots=True)
@@ -75,7 +77,7 @@ class Client:
         on_sent: Callable[[int], None] | None = None,
         count_text: Callable[[str], int] | None = None,
     ) -> None:
-        self.target = target
+        self.target, self._port = target, target.port
         self._key = _pattern_of(target.api_key or "")
         self._log = log
         self._on_sent = on_sent
@@ -88,6 +90,9 @@ class Client:
         self._addresses: list[str] = []
         self._idle: list[Wire] = []
         self._open: set[Wire] = set()
+        self._deadlines: Deadlines | None = None
+        self._lingering: deque[tuple[int, Wire]] = deque()  # until when at most
+        self._sweep: asyncio.TimerHandle | None = None
 
     async def request(self, head: bytes, body: bytes, *, request: int, osl: int, timeout_s: float) -> Reply:
         """Send one request and follow its stream to the end.
@@ -102,27 +107,32 @@ class Client:
         """
         reply = Reply()
         wire: Wire | None = None
+        task = asyncio.current_task()
+        assert task is not None
+        deadlines = self._deadlines = self._deadlines or Deadlines()
+        deadlines.begin(task, timeout_s)
         try:
-            async with asyncio.timeout(timeout_s):
-                while True:
-                    wire = await self._connect()
-                    self._send(wire, reply, head + body, request)
-                    await wire.ended
-                    if wire.used > 1 and wire.closed and not wire.stream.reads:
-                        continue  # a kept connection that the server had closed meanwhile
-                    break
+            while True:
+                wire = await self._connect()
+                self._send(wire, reply, head + body, request)
+                await wire.ended
+                if wire.used > 1 and wire.closed and not wire.stream.reads:
+                    continue  # a kept connection that the server had closed meanwhile
+                break
             self._judge(wire, reply, osl)
-        except TimeoutError:
+        except asyncio.CancelledError:
             self._note(wire, reply)
-            if wire is not None and wire.used and wire.stream.done:
+            if not deadlines.end(task):
+                reply.outcome, reply.reason = CANCELLED, "stopped by the lab"
+            elif wire is not None and wire.used and wire.stream.done:
                 self._judge(wire, reply, osl)
             else:
                 reply.outcome, reply.reason = "timeout", f"no end within {timeout_s:g} s"
-        except asyncio.CancelledError:
-            self._note(wire, reply)
-            reply.outcome, reply.reason = CANCELLED, "stopped by the lab"
+            task.uncancel()
         except OSError as error:
             reply.outcome, reply.reason = "refused", _connect_reason(error)
+        finally:
+            deadlines.end(task)
         if reply.end_ns is None:
             reply.end_ns = perf_counter_ns()
         if wire is not None:
@@ -140,7 +150,7 @@ class Client:
         """Look the host up once; raises OSError where that fails."""
         if not self._addresses:
             loop = asyncio.get_running_loop()
-            found = await loop.getaddrinfo(self.target.host, self.target.port, type=socket.SOCK_STREAM)
+            found = await loop.getaddrinfo(self.target.host, self._port, type=socket.SOCK_STREAM)
             self._addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
     def close(self) -> None:
@@ -149,6 +159,11 @@ class Client:
             wire.abort()
         self._open.clear()
         self._idle.clear()
+        self._lingering.clear()
+        if self._sweep is not None:
+            self._sweep.cancel()
+        if self._deadlines is not None:
+            self._deadlines.close()
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -177,10 +192,10 @@ class Client:
         wire = Wire()
         if self._tls is None:
             self._reader = self._reader or Reader(self._intake.take, late_acks=self.target.writes_at_once)
-            wire.transport = await self._reader.connect(address, self.target.port, wire)
+            wire.transport = await self._reader.connect(address, self._port, wire)
         else:
             reads = self._tls_reads = self._tls_reads or TlsReads(self._intake.take)
-            wire.transport = await connect_tls(wire, reads, address, self.target.port, self._tls, self.target.host)
+            wire.transport = await connect_tls(wire, reads, address, self._port, self._tls, self.target.host)
         return wire
 
     def _send(self, wire: Wire, reply: Reply, data: bytes, request: int) -> None:
@@ -202,9 +217,17 @@ class Client:
             self._idle.append(wire)
         elif keep:
             # the server closes first, so that the waiting ports are its own and not ours
-            asyncio.get_running_loop().call_later(_LINGER_S, self._drop, wire)
+            self._lingering.append((perf_counter_ns() + _LINGER_NS, wire))
+            if self._sweep is None:
+                self._sweep = asyncio.get_running_loop().call_later(_LINGER_NS / 1e9, self._swept)
         else:
             self._drop(wire)
+
+    def _swept(self) -> None:
+        now_ns, waiting = perf_counter_ns(), self._lingering
+        while waiting and waiting[0][0] <= now_ns:
+            self._drop(waiting.popleft()[1])
+        self._sweep = asyncio.get_running_loop().call_later(_LINGER_NS / 1e9, self._swept) if waiting else None
 
     def _drop(self, wire: Wire) -> None:
         wire.abort()

@@ -61,7 +61,7 @@ def contents(seed: int, piece: Piece, choices: int) -> Integers:
     """
     name = f"{seed} {int(piece.draw)} {_PHASE_KEY[piece.phase]} {piece.key}"
     words = np.frombuffer(shake_128(name.encode()).digest(4 * piece.tokens), "<u4")
-    return (words.astype(np.uint64) * np.uint64(choices) >> np.uint64(32)).astype(np.int64)
+    return (words * np.uint64(choices) >> np.uint64(32)).view(np.int64)
 
 
 def clip(isl: Integers, osl: Integers, limit: int | None) -> tuple[Integers, Integers]:

@@ -17,6 +17,9 @@ _HEAD_LIMIT: Final = 64 * 1024
 _MOST_SIZES: Final = 4096
 #: Chunk-size lines, up to their LF, that were checked once, and what they say; a stream repeats a few.
 CHUNK_SIZES: Final[dict[bytes, int]] = {}
+_MOST_HEADS: Final = 64
+#: Heads that were read once and begin a chunked 200, and their headers; a server repeats its own.
+_HEADS: Final[dict[bytes, dict[str, str]]] = {}
 
 
 class _State(Enum):
@@ -37,7 +40,7 @@ class ResponseParser:
 
     Attributes:
         status: the final status code, ``None`` until the head is whole; 1xx responses are skipped, and limited with its head.
-        headers: by lower-case name; of repeated ones the last.
+        headers: by lower-case name; of repeated ones the last. Not to be changed: answers with equal heads share them.
         complete: the body has ended as its framing promised.
         error: why the bytes are no HTTP response; nothing is read after it.
         surplus: bytes came after the end of the body.
@@ -73,13 +76,21 @@ class ResponseParser:
         stop = data.find(b"\r\n\r\n", 0, _LINE_LIMIT)
         if stop < 0 or self._state is not _State.STATUS or self._buffer:
             return 0
-        lines = data[:stop].split(b"\n")
+        raw = data[:stop]
+        if (known := _HEADS.get(raw)) is not None:
+            self.status, self.headers, self._state, self.between = 200, known, _State.CHUNK_SIZE, True
+            return stop + 4
+        lines = raw.split(b"\n")
         if not all(line.endswith(b"\r") for line in lines[:-1]):
             return 0
         for line in (*(line[:-1] for line in lines[:-1]), lines[-1], b""):  # the last one's CR is that of the empty line's mark
             if self.error is None:
                 self._line(line)
         self._look()
+        if self.between:
+            if len(_HEADS) == _MOST_HEADS:
+                _HEADS.clear()
+            _HEADS[raw] = self.headers
         return stop + 4
 
     def end(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from labkit.spec import Workload
 Role = Literal["user", "assistant"]
 
 _PRINTABLE: Final = re.compile(r"[\x21-\x7e]+")
+_FRAMES_KEPT: Final = 1024
 _BASE_URL: Final = "write http://HOST:PORT or https://HOST, with or without /v1"
 
 
@@ -150,6 +152,7 @@ class Requests:
             )
         self.prompts = Prompts(workload.seed, target.vocab, self.tokenizer)
         self.schedule = Schedule(workload)
+        self._frame = lru_cache(maxsize=_FRAMES_KEPT)(self._framed)
         host = f"[{target.host}]" if ":" in target.host else target.host
         port = "" if target.port == (443 if target.tls else 80) else f":{target.port}"
         self._head = (
@@ -187,11 +190,18 @@ class Requests:
 
     def of_parts(self, parts: Sequence[bytes], osl: int) -> bytes:
         """The JSON of the request whose prompt is made of these."""
-        return request_body(self.target, msgspec.Raw(b"[" + b",".join(parts) + b"]"), osl, chat=self.chat)
+        before, behind = self._frame(osl)
+        return before + b",".join(parts) + behind
 
     def head(self, body: bytes, sent_id: str) -> bytes:
         """The HTTP head that goes before a body."""
         return self._head + f"X-Request-Id: {sent_id}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+
+    def _framed(self, osl: int) -> tuple[bytes, bytes]:
+        """What comes before the parts of a prompt and behind them."""
+        empty = b'"messages":[' if self.chat else b'"prompt":['
+        before, name, behind = request_body(self.target, [], osl, chat=self.chat).partition(empty)
+        return before + name, behind
 
     def _part(self, pieces: Sequence[Piece], role: Role) -> bytes:
         return message(role, self.prompts.text(pieces)) if self.chat else self.prompts.encoded_ids(pieces)
@@ -202,7 +212,7 @@ def message(role: Role, content: str) -> bytes:
     return msgspec.json.encode({"role": role, "content": content})
 
 
-def request_body(target: Target, prompt: list[int] | msgspec.Raw, osl: int, *, chat: bool) -> bytes:
+def request_body(target: Target, prompt: list[int], osl: int, *, chat: bool) -> bytes:
     """The JSON body that asks for ``osl`` streamed tokens, greedily, in the target's dialect; ``prompt`` may be messages."""
     dialect = target.dialect
     body: dict[str, Any] = {"model": target.model, "messages" if chat else "prompt": prompt}

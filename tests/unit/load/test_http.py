@@ -79,6 +79,28 @@ def test_what_is_no_response_is_an_error_and_not_an_exception(data, error):
     assert parser.feed(b"more") == b""
 
 
+@pytest.mark.parametrize("kind", sorted(ALL))
+def test_a_head_that_is_known_says_what_it_said_first(kind):
+    def read():
+        parser = ResponseParser()
+        length = parser.head(ALL[kind])
+        body = parser.feed(ALL[kind][length:])
+        parser.eof()
+        return length, parser.status, parser.headers, body, parser.complete, parser.error
+
+    first = read()
+    assert read() == read() == first
+    assert first[1:2] + first[3:] == (parse(ALL[kind], [])[0], *parse(ALL[kind], [])[1:4])
+
+
+def test_more_heads_than_are_kept_are_read_all_the_same():
+    for number in range(200):
+        parser = ResponseParser()
+        head = b"HTTP/1.1 200 OK\r\nX: %d\r\nTransfer-Encoding: chunked\r\n\r\n" % number
+        assert parser.head(head + b"5\r\n") == len(head)
+        assert (parser.between, parser.headers["x"]) == (True, str(number))
+
+
 def test_a_body_that_breaks_off_is_not_complete():
     for kind in ("chunked", "length"):
         parser = ResponseParser()

@@ -1,6 +1,5 @@
 import json
 
-import msgspec
 import pytest
 
 from labkit.errors import LoadError
@@ -57,8 +56,20 @@ def test_bodies_ask_for_exactly_the_tokens_and_repeat():
     assert body["temperature"] == 0
 
 
+def test_a_name_that_looks_like_a_body_stays_a_name():
+    name = 'm","prompt":[1],"messages":[{'
+    for api in ("completions", "chat"):
+        work = Workload(isl=8, osl="uniform:1-3", concurrency=1, requests=9, api=api)
+        requests = Requests(Target("http://h", name, 4096), work)
+        for number in range(9):
+            body = json.loads(requests.body("measure", number))
+            assert body["model"] == name
+            assert body["max_tokens"] == requests.schedule.lengths("measure", number)[1]
+            assert len(body["prompt"]) == 8 if api == "completions" else body["messages"][0]["role"] == "user"
+
+
 def test_plain_openai_gets_no_foreign_fields():
-    body = json.loads(request_body(Target("http://h", "m", 4096, dialect=OPENAI), msgspec.Raw(b"[]"), 5, chat=True))
+    body = json.loads(request_body(Target("http://h", "m", 4096, dialect=OPENAI), [], 5, chat=True))
     assert set(body) == {"model", "messages", "max_tokens", "temperature", "stream", "stream_options"}
     assert body["stream_options"] == {"include_usage": True}
 
