@@ -8,8 +8,7 @@ goes to its stream's own incremental parsers, and so do all where one of them is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import compress, repeat
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -39,15 +38,6 @@ class Reading(Protocol):
         """The stream may have ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Round:
-    """Reads of the usual kind, and whose they are."""
-
-    wires: list[Reading] = field(default_factory=list)
-    reads: list[bytes] = field(default_factory=list)
-    t_ns: list[int] = field(default_factory=list)
-
-
 class Intake:
     """Takes rounds of reads; their rows go to ``log``."""
 
@@ -56,38 +46,25 @@ class Intake:
 
     def take(self, wires: Sequence[Reading], reads: Sequence[bytes], t_ns: Sequence[int]) -> None:
         """Take what came in, in its order: ``reads[i]`` from ``wires[i]``, where it came at ``t_ns[i]``."""
-        whole = _Round()
-        add_wire, add_read, add_instant = whole.wires.append, whole.reads.append, whole.t_ns.append
+        usual = [wire.stream.usual and data.endswith(_WHOLE) for wire, data in zip(wires, reads, strict=True)]
         others: list[tuple[Reading, bytes, int]] = []
-        for wire, data, at in zip(wires, reads, t_ns, strict=True):
-            stream = wire.stream
-            if not stream.reads:
-                data = stream.begin(data)
-            if stream.usual and data.endswith(_WHOLE):
-                add_wire(wire)
-                add_read(data)
-                add_instant(at)
-            elif stream.usual and data.endswith(_WHOLE_AND_LAST):  # a last token, and the end: cut in two
-                add_wire(wire)
-                add_read(data[: -len(LAST)])
-                add_instant(at)
-                others.append((wire, LAST, at))
-            else:
-                others.append((wire, data, at))
-        if whole.wires and not self._together(whole):
-            for wire, data, at in zip(whole.wires, whole.reads, whole.t_ns, strict=True):
-                if not self._together(_Round([wire], [data], [at])):
+        if not all(usual):
+            reads = list(reads)
+            others = _trimmed(wires, reads, t_ns, usual)
+            wires, reads, t_ns = list(compress(wires, usual)), list(compress(reads, usual)), list(compress(t_ns, usual))
+        if wires and not self._together(wires, reads, t_ns):
+            for wire, data, at in zip(wires, reads, t_ns, strict=True):
+                if not self._together([wire], [data], [at]):
                     wire.feed(data, at)
         for wire, data, at in others:
             wire.feed(data, at)
 
-    def _together(self, whole: _Round) -> bool:
+    def _together(self, wires: Sequence[Reading], reads: Sequence[bytes], t_ns: Sequence[int]) -> bool:
         """Whether the reads are all of the usual kind; nothing was done where they are not."""
-        found = whole_events(whole.reads)
+        found = whole_events(reads)
         if found is None:
             return False
         events, per_read = found
-        wires, t_ns = whole.wires, whole.t_ns
         if per_read is not None:
             wires, t_ns = _repeated(wires, per_read), _repeated(t_ns, per_read)
         add = self._log.add
@@ -104,7 +81,28 @@ class Intake:
         return True
 
 
-def whole_events(reads: list[bytes]) -> tuple[list[Event], list[int] | None] | None:
+def _trimmed(
+    wires: Sequence[Reading], reads: list[bytes], t_ns: Sequence[int], usual: list[bool]
+) -> list[tuple[Reading, bytes, int]]:
+    """Cut heads and ends off reads that are of the ``usual`` kind without them, in place; what is left, in its order."""
+    others: list[tuple[Reading, bytes, int]] = []
+    for at, wire in enumerate(wires):
+        if usual[at]:
+            continue
+        stream, data = wire.stream, reads[at]
+        if not stream.reads:
+            data = stream.begin(data)
+        if stream.usual and data.endswith(_WHOLE):
+            reads[at], usual[at] = data, True
+        elif stream.usual and data.endswith(_WHOLE_AND_LAST):  # a last token, and the end: cut in two
+            reads[at], usual[at] = data[: -len(LAST)], True
+            others.append((wire, LAST, t_ns[at]))
+        else:
+            others.append((wire, data, t_ns[at]))
+    return others
+
+
+def whole_events(reads: Sequence[bytes]) -> tuple[list[Event], list[int] | None] | None:
     """The events of reads that each hold whole HTTP chunks and whole one-line events, all at once.
 
     Each read must begin a chunk and an event, and end with an empty line and the CRLF of its chunk. Four lines make an event
