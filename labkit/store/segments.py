@@ -13,6 +13,7 @@ again when read; compression makes up for the size.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
@@ -69,7 +70,7 @@ class SegmentWriter:
         self._sink = io.BytesIO()
         self._encoder = pa.ipc.new_stream(self._sink, self._plain, options=_OPTIONS)
         self.path, self._fd = _open_new(Path(path))
-        self._good_bytes = 0
+        self._good_bytes, self._torn = 0, False
         self._empty = pa.RecordBatch.from_pylist([], schema=self._plain)
         self._encoder.write_batch(self._empty)  # brings the schema out at once
         try:
@@ -170,13 +171,22 @@ class SegmentWriter:
     def _write(self, data: bytes) -> None:
         written = 0
         try:
+            if self._torn:
+                self._cut_off()
             while written < len(data):
                 written += os.write(self._fd, data[written:] if written else data)
         except OSError as error:
-            os.ftruncate(self._fd, self._good_bytes)
-            os.lseek(self._fd, self._good_bytes, os.SEEK_SET)
+            self._torn = True
+            with contextlib.suppress(OSError):  # a file system that turned read-only lets nothing be cut off, now
+                self._cut_off()
             raise _unwritable(self.path, error) from error
         self._good_bytes += len(data)
+
+    def _cut_off(self) -> None:
+        """Of a write that failed a part may be there."""
+        os.ftruncate(self._fd, self._good_bytes)
+        os.lseek(self._fd, self._good_bytes, os.SEEK_SET)
+        self._torn = False
 
     def _flush_forever(self) -> None:
         with self._wake:

@@ -1,3 +1,4 @@
+import errno
 import os
 import resource
 import signal
@@ -188,6 +189,37 @@ def test_a_full_disk_names_the_path_keeps_what_was_written_and_goes_on_when_ther
     writer.append(chunks(200, 1))
     writer.close()
     assert read_segment(writer.path).column("request").to_pylist() == list(range(201))
+
+
+def test_a_disk_that_turns_read_only_in_the_middle_of_a_write_is_told_and_what_it_left_is_cut_off_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Nothing can be cut off then either; the flusher lives on, and the next write that works begins where whole rows end."""
+    writer = SegmentWriter(tmp_path / "chunks-a.arrows", CHUNKS, flush_s=0.001)
+    writer.append(chunks(0, 10))
+    wait_until(lambda: read_segment(writer.path).num_rows == 10)
+    write, taken = os.write, list[int]()
+
+    def half(fd: int, data: bytes) -> int:
+        if taken:
+            raise OSError(errno.EROFS, "Read-only file system")
+        taken.append(write(fd, data[: len(data) // 2]))
+        return taken[0]
+
+    def refuse(fd: int, length: int) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", half)
+        patched.setattr(os, "ftruncate", refuse)
+        writer.append(chunks(10, 10))
+        wait_until(lambda: writer._error is not None)
+        assert read_segment(writer.path).num_rows == 10
+        with pytest.raises(StoreError, match="Read-only file system"):
+            writer.append(chunks(20, 1))
+    wait_until(lambda: read_segment(writer.path).num_rows == 21)
+    writer.close()
+    assert read_segment(writer.path).column("request").to_pylist() == list(range(21))
 
 
 def test_a_failure_of_the_flusher_is_told_at_the_next_append(tmp_path: Path):
