@@ -39,7 +39,7 @@ format: setup ## let ruff mend what it can
 bench: setup ## every benchmark of tests/bench/, tables to results/bench/: make bench ARGS="--install" adds the peers
 	@for file in $$(grep -l '^def main' tests/bench/*.py | grep -v mock_server); do .venv/bin/python $$file $(ARGS); done
 
-faults: setup ## hurt running experiments and judge what is left; docs/reliability.md: make faults SEED=3 COUNT=200 ARGS="--engine vllm"
+faults: setup ## hurt running experiments and judge what is left; docs/reliability.md: make faults SEED=3 COUNT=220
 	@.venv/bin/python -m tests.faults --seed $(SEED) --count $(COUNT) $(ARGS)
 
 screenshots: setup ## pictures of the live lab for docs/images, from a real run in JupyterLab and Chromium

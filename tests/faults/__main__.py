@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tests.faults.campaign import Outcome, play
 from tests.faults.injection import registered
-from tests.faults.plan import ENGINES, planned
+from tests.faults.journal import note, read_journal
+from tests.faults.plan import ALL, ENGINES, planned
 from tests.faults.report import write_report
 
 REPORT = Path(__file__).parents[2] / "docs" / "reliability.md"
@@ -23,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--engine", choices=tuple(ENGINES), default="cheap")
+    parser.add_argument("--engine", choices=(ALL, *ENGINES), default=ALL, help="all: 200 on cheap and 20 on vllm")
     parser.add_argument(
         "--only", action="append", choices=sorted(known), metavar="NAME", help="these injections alone; may be repeated"
     )
@@ -31,6 +32,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="without those that take minutes")
     parser.add_argument("--keep", action="store_true", help="keep the folders of all scenes")
     parser.add_argument("--report", type=Path, default=None, help=f"where to write; {REPORT.name} where all injections take part")
+    parser.add_argument(
+        "--journal", type=Path, help="write each case there, and go on where a campaign that wrote it was cut off"
+    )
     parser.add_argument("--list", action="store_true", help="list the injections")
     args = parser.parse_args()
     if args.list:
@@ -47,12 +51,20 @@ def main() -> int:
     again += " --quick" if args.quick else ""
     print(f"seed {args.seed}, {len(plan)} injections on {args.engine}", flush=True)
     report = args.report or (REPORT if not args.only and args.case is None else None)
-    done = list[Outcome]()
+    done = read_journal(args.journal, plan) if args.journal else list[Outcome]()
+    played = {outcome.case.number for outcome in done}
+    if played:
+        print(f"{len(played)} of them are in {args.journal}", flush=True)
     for case in plan:
+        if case.number in played:
+            continue
         outcome = play(case, keep=args.keep)
         done.append(outcome)
         print(_line(outcome, again), flush=True)
+        if args.journal:
+            note(args.journal, outcome)
         if report is not None:  # a campaign lasts for hours, and may be ended
+            done.sort(key=lambda outcome: outcome.case.number)
             write_report(report, done, seed=args.seed, engine=args.engine, again=again)
     failed = sum(outcome.failed for outcome in done)
     print(f"{len(done)} injections, {failed} failed")

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import count, islice
 
 from tests.faults.injection import Injection
 from tests.faults.setting import EngineName
 from tests.faults.stage import Moment
 
-#: What ``--engine`` takes; of several, stand-ins come three times as often as the mocker.
+#: The engines of one plan; of several, stand-ins come three times as often as the mocker.
 ENGINES: Mapping[str, tuple[EngineName, ...]] = {
     "cheap": ("stand-ins", "stand-ins", "stand-ins", "mocker"),
     "stand-ins": ("stand-ins",),
     "mocker": ("mocker",),
     "vllm": ("vllm",),
 }
+#: Cheap engines, and real workers in every eleventh case: 200 and 20 of 220. Each part deals its blows as a plan of its own.
+ALL = "all"
+_REAL_EVERY = 11
 #: ended requests at ``loading``: half of them before the re-split, half after it
 _MOST_ANSWERS: Mapping[str, int] = {"stand-ins": 55, "mocker": 55, "vllm": 9}
 
@@ -42,7 +45,16 @@ def cases(known: Mapping[str, Injection], engine: str, seed: int) -> Iterator[Ca
     """Without an end; every injection that the engine can bear comes once before any comes again, the rare ones never again.
 
     How many are taken changes none of them; another set of injections changes all.
+
+    Args:
+        known: injections by name.
+        engine: one of ``ENGINES``, or ``ALL``.
+        seed: of everything.
     """
+    if engine == ALL:
+        cheap, real = cases(known, "cheap", seed), cases(known, "vllm", seed)
+        for number in count(1):
+            yield replace(next(real if number % _REAL_EVERY == 0 else cheap), number=number)
     rng = random.Random(f"{seed} {engine}")
     able = [one for one in known.values() if set(one.engines) & set(ENGINES[engine])]
     number, first = 0, True

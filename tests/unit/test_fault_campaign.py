@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import get_args
@@ -12,8 +13,9 @@ import pytest
 
 from tests.faults.campaign import Outcome, play
 from tests.faults.injection import registered
+from tests.faults.journal import note, read_journal
 from tests.faults.oracle import Verdict
-from tests.faults.plan import ENGINES, Case, cases, planned
+from tests.faults.plan import ALL, ENGINES, Case, cases, planned
 from tests.faults.report import write_report
 from tests.faults.stage import Moment
 
@@ -39,6 +41,29 @@ def test_a_plan_is_the_seeds_and_deals_every_blow_before_it_repeats_one(engine: 
     assert {name for name, count in times.items() if count == 1} == {name for name, one in able.items() if one.rare}
     assert all(case.engine in case.injection.engines for case in first)
     assert all(case.moment in case.injection.moments for case in first)
+
+
+def test_of_220_cases_20_are_on_real_workers_and_each_part_is_a_plan_of_its_own() -> None:
+    plan = planned(KNOWN, ALL, 3, 220)
+    assert [case.number for case in plan] == list(range(1, 221))
+    for part, number in (("cheap", 200), ("vllm", 20)):
+        mine = [case for case in plan if (case.engine == "vllm") == (part == "vllm")]
+        alone = planned(KNOWN, part, 3, number)
+        assert [(str(case), case.seed) for case in mine] == [(str(case), case.seed) for case in alone]
+
+
+def test_a_journal_holds_what_was_played_and_refuses_another_plan(tmp_path: Path) -> None:
+    path, plan = tmp_path / "of" / "seed-1.jsonl", planned(KNOWN, "stand-ins", 1, 4)
+    assert read_journal(path, plan) == []
+    played = [
+        Outcome(plan[2], Verdict("error", "failed", {"ok": 3, "cut": 1}, ("a wörd",)), "loading 3: w0 (7)", 8.04, None),
+        Outcome(plan[0], Verdict("finished", "", {}, ()), "", 1.0, None, "no Ray"),
+    ]
+    for outcome in played:
+        note(path, outcome)
+    assert read_journal(path, plan) == [replace(played[1]), replace(played[0], seconds=8.0)]
+    with pytest.raises(SystemExit, match="another plan: its case 1"):
+        read_journal(path, planned(KNOWN, "stand-ins", 2, 4))
 
 
 @pytest.mark.parametrize(
