@@ -15,11 +15,12 @@ from tests.faults.plan import Case
 from tests.faults.stage import NotPossible, SceneEnded, Stage
 from tests.support.saved_runs import saved_run
 
-#: Values of ``Setting`` that an engine needs: real workers on a CPU answer a few requests a second.
+#: Values of ``Setting`` that an engine needs: real workers on a CPU answer a few requests a second, each for long enough that some
+#: are left to drain.
 OF_ENGINE: Mapping[str, dict[str, Any]] = {
     "stand-ins": {},
     "mocker": {"osl": 12},
-    "vllm": {"rate": 1.5, "isl": 64, "osl": 16, "answers": 6, "split": "2A", "then": "1P1D", "most_s": 60.0},
+    "vllm": {"rate": 2.0, "isl": 64, "osl": 96, "answers": 6, "split": "2A", "then": "1P1D", "most_s": 60.0},
 }
 
 

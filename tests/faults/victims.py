@@ -17,6 +17,7 @@ from tests.support.waiting import marked
 Role = Literal[
     "worker", "engine core", "router", "supervisor", "load shard", "telemetry sampler", "fork server", "kernel", "papermill"
 ]
+_SESSION, _THREADS = 3, 17  # of /proc/PID/stat, counted from behind the command's name
 _LOG = re.compile(r"/logs/(?P<stem>[\w.-]+?)\.log$")
 
 
@@ -42,10 +43,11 @@ def part_of(pid: int) -> tuple[Role, str] | None:
     """Role and name of a process of the lab; ``None`` for others, and for the dead."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-        state, _, _, session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         log = _LOG.search(str(Path(f"/proc/{pid}/fd/1").readlink()))
     except (OSError, ValueError):
         return None
+    state, session, threads = fields[0], fields[_SESSION], int(fields[_THREADS])
     if state in "ZX":
         return None
     stem = log["stem"] if log else ""
@@ -63,7 +65,8 @@ def part_of(pid: int) -> tuple[Role, str] | None:
     if re.fullmatch(r"w\d+", stem):
         if int(session) == pid:
             return ("worker", stem)
-        return ("engine core", stem) if any("EngineCore" in word for word in words) else None
+        # forked ones keep the command of the fork server; what only waits (for a fork, for segments to remove) has one thread
+        return ("engine core", stem) if threads > 1 or any("EngineCore" in word for word in words) else None
     return None
 
 
