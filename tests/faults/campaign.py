@@ -15,8 +15,8 @@ from tests.faults.plan import Case
 from tests.faults.stage import NotPossible, SceneEnded, Stage
 from tests.support.saved_runs import saved_run
 
-#: Values of ``Setting`` that an engine needs: real workers on a CPU answer a few requests a second, each for long enough that some
-#: are left to drain.
+#: Values of ``Setting`` that an engine needs: real workers on a CPU answer a few requests a second, for long enough that some are
+#: left to drain.
 OF_ENGINE: Mapping[str, dict[str, Any]] = {
     "stand-ins": {},
     "mocker": {"osl": 12},
