@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -80,6 +81,12 @@ def _supervise(order: Order, *options: str) -> Guard:
     assert guard.stdin is not None
     assert guard.stdout is not None
     return Guard(guard.stdin, guard.stdout, guard.wait)
+
+
+def _remedy(error: OSError | None = None) -> str:
+    if error is not None and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "close what holds files open, or raise the limit with `ulimit -n` where the notebook server is started"
+    return "run `labkit doctor`; it names what is missing and the command that brings it"
 
 
 class Tree(Protocol):
@@ -176,16 +183,16 @@ class ProcessTree:
         self._grace_s = grace_s
         self._ended, self._gone = threading.Event(), threading.Event()
         self._exit: int | None = None
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self._guard = start(Order(argv=self.argv, env=env, log=log, grace_s=grace_s))
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            self._guard = start(Order(argv=self.argv, env=env, log=log, grace_s=grace_s))
+        except OSError as error:
+            raise LaunchError(f"{name} cannot be started: {error.strerror or error}", remedy=_remedy(error)) from error
         first = self._read()
         if "pid" not in first:
             self._guard.wait()
             self._close_pipes()
-            raise LaunchError(
-                f"{name} cannot be started: {first.get('error', 'its supervisor ended')}",
-                remedy="run `labkit doctor`; it names what is missing and the command that brings it",
-            )
+            raise LaunchError(f"{name} cannot be started: {first.get('error', 'its supervisor ended')}", remedy=_remedy())
         self.pid: int = first["pid"]
         self.scratch = Path(first["scratch"])
         self._waiter = threading.Thread(target=self._wait_for_end, name=f"labkit-{name}", daemon=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -141,6 +142,16 @@ time.sleep(600)
     tree.stop()
     assert tree.exit == -signal.SIGKILL
     assert not semaphore.exists(), "its tracker was killed with it and could not remove it"
+
+
+def test_no_more_descriptors_is_one_error_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pipe", refuse)
+    with pytest.raises(LaunchError, match="w7 cannot be started: Too many open files") as raised:
+        ProcessTree("w7", (sys.executable, "-c", ""), env={}, log=tmp_path / "w7.log")
+    assert "ulimit -n" in raised.value.remedy
 
 
 def test_a_missing_executable_is_named_and_nothing_runs(mark: str, tmp_path: Path):
