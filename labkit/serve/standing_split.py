@@ -24,6 +24,8 @@ from labkit.spec import Role, Topology
 _REGISTERED_S: Final = 60.0
 _POLL_S: Final = 0.05
 _LEFT_S: Final = 0.25
+#: A request that the router has chosen a worker for is with it by then.
+_ON_ITS_WAY_S: Final = 0.2
 #: While two sets of workers serve, the router draws one first, and refuses an aimed request where that is the wrong one.
 _TRIES: Final = 60
 
@@ -72,6 +74,7 @@ class StandingSplit(LiveSplit):
         try:
             if back and patience.call_off.is_set():
                 raise CalledOff("the change was called off before a worker drained", remedy="what served before serves on")
+            self._withdraw(ends, patience)
             ending = self._pool.drain(ends)
             self._await(front, roles, alone=True)
         except BaseException:
@@ -125,14 +128,35 @@ class StandingSplit(LiveSplit):
                 )
             time.sleep(_POLL_S)
 
+    def _withdraw(self, ends: Collection[str], patience: Patience) -> None:
+        """Let the router choose these workers no more, while it still reaches them for what it has begun.
+
+        A worker that ends takes its address away at once, and a request that is on its way to it would be refused, or one whose
+        prefill runs. Prefills are withdrawn first: those that decode are needed until the last prefill is done.
+        """
+        for prefills in (True, False):
+            workers = [
+                worker
+                for worker in self._pool.living
+                if worker.name in ends and (self.roles.get(worker.name) is Role.PREFILL) == prefills
+            ]
+            for worker in workers:
+                self._remove(self._registry.cards, self._known.get(worker.tree))
+            if workers and not self._closing.wait(_ON_ITS_WAY_S) and prefills:
+                self._wait_ended(workers, patience)
+
+    def _remove(self, pattern: Callable[[str], str], identity: str | None) -> None:
+        """Take entries of a worker from the folder of the meeting."""
+        for entry in self._meeting.glob(pattern(identity)) if self._meeting and identity else ():
+            entry.unlink(missing_ok=True)
+
     def _forget_dead(self) -> None:
         """Remove what killed workers have left in the folder: until it expires the router counts them, and sends them requests.
 
         Those that were asked to end have taken theirs away.
         """
         for tree in [tree for tree in self._known if not tree.alive]:
-            for entry in self._meeting.glob(self._registry.entries(self._known.pop(tree))) if self._meeting else ():
-                entry.unlink(missing_ok=True)
+            self._remove(self._registry.entries, self._known.pop(tree))
 
     def _warm(self, front: Front, roles: Mapping[str, Role]) -> None:
         """Send each pair that has not met the requests that no user shall wait for: a connector's handshake takes seconds."""

@@ -45,7 +45,7 @@ def main() -> None:
 
     def known() -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for entry in sorted(Path(args.meeting).glob("v1/instances/*")) if not args.deaf else ():
+        for entry in sorted(Path(args.meeting).glob("v1/mdc/*")) if not args.deaf else ():
             try:
                 found.setdefault(entry.read_text(), []).append(port_of(int(entry.name.rpartition("%2F")[2], 16)))
             except OSError:

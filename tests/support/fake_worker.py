@@ -208,14 +208,15 @@ def instance(port: int) -> int:
 
 
 def register(args: argparse.Namespace, counts: Counts) -> None:
-    """Where a fake frontend looks; TERM takes that back, and ends the worker when nothing runs on it any more."""
+    """Address and card, where a fake frontend looks; TERM takes them back, and ends the worker when nothing runs on it."""
     if not args.register:
         return
-    own = Path(args.register) / "v1" / "instances" / f"generate%2F{instance(args.port):x}"
-    own.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(args.register) / f"{args.port}.new"
-    new.write_text(args.role)
-    new.rename(own)
+    own = [Path(args.register) / "v1" / kind / f"generate%2F{instance(args.port):x}" for kind in ("instances", "mdc")]
+    for entry in own:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(args.register) / f"{args.port}.new"
+        new.write_text(args.role)
+        new.rename(entry)
 
     def end() -> None:
         idle = 0
@@ -225,7 +226,8 @@ def register(args: argparse.Namespace, counts: Counts) -> None:
         os._exit(0)
 
     def drain(*_: object) -> None:
-        own.unlink(missing_ok=True)
+        for entry in own:
+            entry.unlink(missing_ok=True)
         threading.Thread(target=end).start()
 
     signal.signal(signal.SIGTERM, drain)

@@ -276,6 +276,10 @@ class Registry(Protocol):
         """Pattern, below the folder of the meeting, of the entries by which the router knows the worker of this identity."""
         ...
 
+    def cards(self, worker: str) -> str:
+        """Pattern of those among them by which the router chooses it for new requests; without them it still reaches it."""
+        ...
+
     def aim(self, worker: str, prefill: str | None) -> Mapping[str, str]:
         """HTTP headers that send a request to the worker of this identity, its prefill to another's."""
         ...

@@ -29,8 +29,9 @@ from labkit.spec import Role, Topology
 HIGHEST_PORT: Final = 32_767
 #: What ``--router-mode`` takes (1.6.1), but ``direct``: there every client must name the worker of each request.
 ROUTER_MODES: Final = ("round-robin", "random", "power-of-two", "kv", "least-loaded", "device-aware-weighted")
-#: Times that a request is sent again, to another worker, when the one that had it dies. With 0 the client gets an error.
-_MIGRATIONS: Final = 3
+#: Times that a request is sent again, to another worker, when the one that had it dies, or where nobody takes it; with 0 the
+#: client gets an error. A prefill that has just registered is not routed to for 10 ms, and three tries take a tenth of one.
+_MIGRATIONS: Final = 1000
 _IDENTITY: Final = re.compile(r'\bworker_id="([0-9a-fA-F]+)"')
 
 
@@ -109,6 +110,10 @@ class FrontendRegistry:
     def entries(self, worker: str) -> str:
         """``v1/instances/…%2F7d59597fcf96ded``: the id in hexadecimal behind what was registered."""
         return f"v1/*/*%2F{int(worker):x}"
+
+    def cards(self, worker: str) -> str:
+        """``v1/mdc/…``: model deployment cards. The address of a worker is under ``v1/instances``."""
+        return f"v1/mdc/*%2F{int(worker):x}"
 
     def aim(self, worker: str, prefill: str | None) -> Mapping[str, str]:
         """Dynamo's headers for a router outside."""

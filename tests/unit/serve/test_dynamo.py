@@ -170,6 +170,7 @@ def test_a_worker_is_aimed_at_by_the_name_on_its_metrics_page():
     page = 'vllm:generation_tokens_total{dynamo_component="backend",engine="0",model="demo",worker_id="8406bc521e9a6c9"} 24.0\n'
     assert registry.identity(page) == "594593645234595529"
     assert registry.entries("594593645234595529") == f"v1/*/*%2F{594593645234595529:x}"
+    assert registry.cards("594593645234595529") == f"v1/mdc/*%2F{594593645234595529:x}"
     assert registry.identity("vllm:generation_tokens_total 3\n") is None
     assert registry.aim("7", None) == {"x-dynamo-worker-instance-id": "7"}
     assert registry.aim("7", "8") == {"x-dynamo-worker-instance-id": "7", "x-dynamo-prefill-instance-id": "8"}

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 from labkit.errors import HardwareError, LabError, LaunchError
 from labkit.serve.deployment import Deployment, Draining, Patience
 from labkit.serve.engines.base import EngineOptions
+from labkit.serve.pool import Pool, Worker
 from labkit.spec import Role, Topology
 from tests.support.fake_engine import MODEL, FakeDynamo, fake_gpu, fake_node
 from tests.support.trees import none_left
@@ -100,6 +101,28 @@ def test_every_split_is_reached_under_requests_while_the_frontend_stays(deployme
     assert not meeting.exists()
 
 
+def test_nobody_is_asked_to_end_before_the_frontend_chooses_others(deployment: Deployment, monkeypatch: pytest.MonkeyPatch):
+    """And those that decode are not withdrawn before those that prefill for them; addresses stay until the workers go."""
+    meeting, gone, drained = Path(deployment.workers[0].spec.meeting or ""), list[str](), list[tuple[int, int]]()
+    unlink, drain = Path.unlink, Pool.drain
+
+    def remove(entry: Path, missing_ok: bool = False) -> None:
+        if entry.parent == meeting / "v1" / "mdc":
+            gone.append(entry.read_text())
+        unlink(entry, missing_ok=missing_ok)
+
+    def look(pool: Pool, names: Collection[str]) -> list[Worker]:
+        drained.append((len(list(meeting.glob("v1/mdc/*"))), len(list(meeting.glob("v1/instances/*")))))
+        return drain(pool, names)
+
+    monkeypatch.setattr(Path, "unlink", remove)
+    monkeypatch.setattr(Pool, "drain", look)
+    for split in ("1P1D", "2A"):
+        deployment.resplit(Topology(split))
+    assert gone == ["aggregated", "aggregated", "prefill", "decode"]
+    assert drained[::2] == [(2, 4), (2, 4)], "each is asked again when it is to be gone"
+
+
 def test_a_plan_says_who_starts_and_who_drains(deployment: Deployment):
     plan = deployment.plan("1P1D")
     assert ([place.name for place in plan.starts], plan.ends, plan.kind) == (["w2", "w3"], ("w0", "w1"), "restart")
@@ -173,7 +196,8 @@ def test_calling_off_a_drain_ends_the_wait_alone(deployment: Deployment, engine:
     headers = {"x-dynamo-worker-instance-id": str(slow.spec.port)}
     body = {"model": "fake", "prompt": [1], "max_tokens": 6000, "stream": True}
     with httpx.stream("POST", f"{deployment.url}/v1/completions", json=body, headers=headers, timeout=30) as answer:
-        next(answer.iter_lines())
+        lines = answer.iter_lines()  # a generator that is dropped closes the connection
+        next(lines)
         patience = Patience()
         patience.tell = lambda _: patience.call_off.set()
         done = deployment.resplit("2A", patience=patience)
