@@ -104,7 +104,8 @@ def pins_table(pins: Sequence[Pin], accelerator: str) -> str:
         for pin in pins
     )
     first = "".join(f"<th>{head}</th>" for head in ("pin", "split", "load", "s", "requests"))
-    return f'<table class="lk-pins"><thead><tr>{first}{heads}<th>run</th></tr></thead><tbody>{rows}</tbody></table>'
+    table = f'<table class="lk-pins"><thead><tr>{first}{heads}<th>run</th></tr></thead><tbody>{rows}</tbody></table>'
+    return f'<div class="lk-wide">{table}</div>'
 
 
 def _cell(pin: Pin, metric: str, scale: float, decimals: int, _head: str) -> str:
