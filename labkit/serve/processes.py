@@ -21,6 +21,8 @@ from labkit.errors import LaunchError
 from labkit.serve import supervisor
 
 _GRACE_S = 5.0
+#: vLLM and its router change their titles, over what /proc shows of their variables; by these a tree is recognised.
+_KEPT_ENVIRON = {"SPT_NOENV": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def _supervise(order: Order, *options: str) -> Guard:
         [sys.executable, "-I", "-S", supervisor.__file__, *options, str(order.grace_s), str(order.log), *order.argv],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, **order.env},
+        env={**os.environ, **_KEPT_ENVIRON, **order.env},
         start_new_session=True,
     )
     assert guard.stdin is not None

@@ -51,6 +51,8 @@ def test_a_killed_router_and_a_killed_worker_are_named_and_leave_nothing(tmp_pat
     with Lab("demo", "1P1D", results=tmp_path) as lab:
         with lab.load(LOAD) as load:
             until(lambda: load.progress and load.progress.done >= 1, "the first answer", 60.0)
+            trees = [worker.tree for worker in lab.deployment.workers] + [lab.deployment.front.tree]
+            assert {tree.pid for tree in trees} <= marked(own_mark), "whoever looks for leftovers sees each of them"
             os.kill(lab.deployment.front.tree.pid, signal.SIGKILL)
             until(lambda: load.progress and load.progress.failed >= 1, "a request that failed", 60.0)
             assert [f.what.splitlines()[0] for f in lab.deployment.failures] == ["router0 died: it was killed by SIGKILL"]

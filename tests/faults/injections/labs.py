@@ -29,7 +29,7 @@ class TwoLabs(Injection):
 
     def strike(self, stage: Stage, moment: Moment, rng: random.Random) -> None:
         folder = stage.setting.folder / "second"
-        second = replace(stage.setting, folder=folder, mark=f"faults-{uuid.uuid4().hex}", then="")
+        second = replace(stage.setting, folder=folder, mark=f"faults-{uuid.uuid4().hex}", then="", proxy="")
         for path in (folder, second.tmp, second.truth):
             path.mkdir()
         second.results.symlink_to(stage.setting.results)

@@ -144,6 +144,16 @@ time.sleep(600)
     assert not semaphore.exists(), "its tracker was killed with it and could not remove it"
 
 
+def test_a_process_that_changes_its_title_is_still_known_by_its_variables(start: Start, mark: str):
+    pytest.importorskip("setproctitle", reason="the engines' environment has it")
+    title = "'vllm::' + 'router' * 200"
+    code = f"import setproctitle, time; setproctitle.setproctitle({title}); print('changed', flush=True); time.sleep(600)"
+    tree = start(argv=(sys.executable, "-c", code))
+    until(lambda: "changed" in tree.log_tail(), "its new title")
+    assert b"vllm::router" in Path(f"/proc/{tree.pid}/cmdline").read_bytes()
+    assert tree.pid in marked(mark)
+
+
 def test_no_more_descriptors_is_one_error_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def refuse() -> tuple[int, int]:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
