@@ -17,6 +17,7 @@ import gc
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -122,7 +123,7 @@ def _serve(lab: socket.socket) -> list[str]:
 def _divide(request: dict[str, Any], pipes: Sequence[int], lab: socket.socket) -> list[str]:
     """In the forked process: fork the worker, which returns its arguments, and become its supervisor."""
     libc = ctypes.CDLL(None, use_errno=True)
-    supervisor = os.getpid()
+    supervisor, scratch = os.getpid(), ""
     try:
         lab.close()
         os.setsid()
@@ -147,6 +148,8 @@ def _divide(request: dict[str, Any], pipes: Sequence[int], lab: socket.socket) -
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.write(pipes[1], json.dumps({"exit": 127, "error": f"no fork: {error}"}).encode() + b"\n")
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
         os._exit(1)  # the worker dies with it
 
 

@@ -49,8 +49,13 @@ def main(grace_s: float, log: str, argv: list[str], *, spare: bool = False) -> i
     def die_with_me() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
+    try:
+        out = Path(log).open("ab", buffering=0)  # noqa: SIM115
+    except OSError as error:
+        _say(exit=127, error=f"{log}: {error.strerror}")
+        return 0
     scratch = tempfile.mkdtemp(prefix="labkit-")
-    with Path(log).open("ab", buffering=0) as out:
+    with out:
         try:
             child = subprocess.Popen(
                 argv,

@@ -164,6 +164,15 @@ def test_no_more_descriptors_is_one_error_that_says_what_to_do(tmp_path: Path, m
     assert "ulimit -n" in raised.value.remedy
 
 
+def test_a_log_that_cannot_be_opened_is_named_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "w7.log").mkdir()
+    with pytest.raises(LaunchError, match=r"w7 cannot be started: .*w7\.log: Is a directory"):
+        ProcessTree("w7", (sys.executable, "-c", ""), env={}, log=tmp_path / "w7.log")
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
 def test_a_missing_executable_is_named_and_nothing_runs(mark: str, tmp_path: Path):
     with pytest.raises(LaunchError, match=r"w7 cannot be started: /nowhere/python: No such file") as raised:
         ProcessTree("w7", ["/nowhere/python"], env={MARK: mark}, log=tmp_path / "w7.log")
