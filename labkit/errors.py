@@ -20,6 +20,9 @@ from __future__ import annotations
 
 from labkit.harmless import harmless
 
+#: What to do where the system gives no more file descriptors (EMFILE, ENFILE).
+OPEN_FILES_REMEDY = "close what holds files open, or raise the limit with `ulimit -n` where the notebook server is started"
+
 
 class LabError(Exception):
     """The base of every error that labkit raises on purpose.

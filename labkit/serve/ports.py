@@ -19,7 +19,7 @@ from typing import Self
 
 import psutil
 
-from labkit.errors import HardwareError
+from labkit.errors import OPEN_FILES_REMEDY, HardwareError
 
 _HOST = "127.0.0.1"
 _ATTEMPTS = 200
@@ -82,7 +82,7 @@ def free_ports(count: int, *, consecutive: bool = False, highest: int = HIGHEST,
     Where none shall be above ``highest``, they are not those that the kernel would give.
 
     Raises:
-        HardwareError: this node has no such ports left.
+        HardwareError: this node has no such ports left, or this process no file descriptors.
     """
     for _ in range(_ATTEMPTS):
         lease = PortLease(address)
@@ -90,8 +90,10 @@ def free_ports(count: int, *, consecutive: bool = False, highest: int = HIGHEST,
             for _ in range(count):
                 first = 0 if highest >= HIGHEST else random.randint(_LOWEST, highest - count)
                 lease._take(lease.ports[-1] + 1 if consecutive and lease.ports else first)
-        except (OSError, OverflowError):
+        except (OSError, OverflowError) as error:
             lease.close()
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                raise HardwareError(f"no port can be opened: {error.strerror}", remedy=OPEN_FILES_REMEDY) from error
         else:
             return lease
     raise HardwareError(

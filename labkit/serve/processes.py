@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from labkit.errors import LaunchError
+from labkit.errors import OPEN_FILES_REMEDY, LaunchError
 from labkit.serve import supervisor
 
 _GRACE_S = 5.0
@@ -87,7 +87,7 @@ def _supervise(order: Order, *options: str) -> Guard:
 
 def _remedy(error: OSError | None = None) -> str:
     if error is not None and error.errno in (errno.EMFILE, errno.ENFILE):
-        return "close what holds files open, or raise the limit with `ulimit -n` where the notebook server is started"
+        return OPEN_FILES_REMEDY
     return "run `labkit doctor`; it names what is missing and the command that brings it"
 
 

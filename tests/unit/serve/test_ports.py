@@ -1,5 +1,6 @@
 """Ports stay ours from choosing to listening, and between labs."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -100,3 +101,13 @@ def test_a_lease_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.Monke
     with free_ports(2) as lease:
         assert list(tmp_path.iterdir()) == []
     lease.close()
+
+
+def test_no_more_descriptors_are_not_called_a_lack_of_ports(monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    with pytest.raises(HardwareError, match="no port can be opened: Too many open files") as raised:
+        free_ports(1)
+    assert "ulimit -n" in raised.value.remedy
