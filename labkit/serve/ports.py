@@ -19,7 +19,7 @@ from typing import Self
 
 import psutil
 
-from labkit.errors import OPEN_FILES_REMEDY, HardwareError
+from labkit.errors import OPEN_FILES_REMEDY, HardwareError, LaunchError
 
 _HOST = "127.0.0.1"
 _ATTEMPTS = 200
@@ -82,7 +82,8 @@ def free_ports(count: int, *, consecutive: bool = False, highest: int = HIGHEST,
     Where none shall be above ``highest``, they are not those that the kernel would give.
 
     Raises:
-        HardwareError: this node has no such ports left, or this process no file descriptors.
+        HardwareError: this node has no such ports left.
+        LaunchError: this process has no file descriptors left.
     """
     for _ in range(_ATTEMPTS):
         lease = PortLease(address)
@@ -93,7 +94,7 @@ def free_ports(count: int, *, consecutive: bool = False, highest: int = HIGHEST,
         except (OSError, OverflowError) as error:
             lease.close()
             if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-                raise HardwareError(f"no port can be opened: {error.strerror}", remedy=OPEN_FILES_REMEDY) from error
+                raise LaunchError(f"no port can be opened: {error.strerror}", remedy=OPEN_FILES_REMEDY) from error
         else:
             return lease
     raise HardwareError(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit.errors import HardwareError
+from labkit.errors import HardwareError, LaunchError
 from labkit.serve.ports import claim_port, free_ports
 
 ROOT = Path(__file__).parents[3]
@@ -108,6 +108,6 @@ def test_no_more_descriptors_are_not_called_a_lack_of_ports(monkeypatch):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(socket, "socket", refuse)
-    with pytest.raises(HardwareError, match="no port can be opened: Too many open files") as raised:
+    with pytest.raises(LaunchError, match="no port can be opened: Too many open files") as raised:
         free_ports(1)
     assert "ulimit -n" in raised.value.remedy
