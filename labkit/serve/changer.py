@@ -77,7 +77,8 @@ class Changer:
         self._progress(plan.text)
         roles, ready_s, earlier = roles_of(wanted, in_order((*plan.keeps, *plan.starts))), None, self.options
         if plan.starts:
-            self._make_room(plan, follow, patience)
+            if plan.makes_room:
+                self._make_room(plan, follow, patience)
             self._set(options)
             try:
                 self._start(plan.starts, roles, patience)
@@ -86,6 +87,8 @@ class Changer:
                 self._note_loss(plan, error)
                 raise
             ready_s = _since(called)
+            if plan.makes_room:
+                self._pace.rooms.append(ready_s - self._pace.starts[-1])
         self._set(options)
         held = [worker.place for worker in self._pool.workers]
         self._pool.keep(plan.keeps)
@@ -135,11 +138,9 @@ class Changer:
 
     def _make_room(self, plan: Plan, follow: Callable[[], None], patience: Patience) -> None:
         """Before workers start: end those whose devices they need, while others serve where the plan says so."""
-        if plan.meanwhile == self._split.topology or (plan.meanwhile is None and not plan.ends):
-            return  # they start beside what serves, or beside what cannot serve without them
         if plan.meanwhile is None:
             self._split.end()
-        else:
+        elif plan.meanwhile != self._split.topology:
             self._split.replace(plan.meanwhile, roles_of(plan.meanwhile, plan.keeps), follow, patience, ends=plan.ends)
         again = {place.name for place in plan.starts}  # they are ended right before they start, and keep their ports
         self._pool.end([name for name in plan.ends if name not in again])

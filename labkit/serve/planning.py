@@ -10,10 +10,12 @@ from labkit.serve.engines.base import EngineOptions, Place, Plan, check_router_m
 from labkit.serve.memory import CPU_KV_BYTES, check_room
 from labkit.serve.nearest import nearest
 from labkit.serve.placing import misfits, places
-from labkit.serve.situation import Situation, in_order, names_of, roles_of, survivors
+from labkit.serve.situation import Pace, Situation, in_order, names_of, roles_of, survivors
 from labkit.spec import Role, Topology
 
 _USUAL_SWAP = "1-2 s"
+_USUAL_SWAP_S = 1.5
+_USUAL_END_S = 2.0
 _PROOF = {
     Role.AGGREGATED: "prompt tokens computed, more than one token a request, no KV bytes received",
     Role.PREFILL: "prompt tokens computed, one token a request, no KV bytes received",
@@ -107,8 +109,8 @@ def _of_pool(
     beside = now.serves() and apart and not names_of(starts) & set(ends)
     meanwhile = now.topology if beside else survivors(now.roles, keeps, merge=False)
     swaps = 1 if meanwhile in (None, now.topology) or not starts else 2
-    swap_s, start_s = now.pace.swap_s, now.pace.start_s if starts else 0.0
-    about_s = None if start_s is None else start_s + swaps * (swap_s if swap_s is not None else 1.5)
+    makes_room = bool(starts) and not beside and (meanwhile is not None or bool(ends))
+    about_s = _about_s(now.pace, starts=bool(starts), makes_room=makes_room, swaps=swaps)
     loading = ", ".join(sorted(names_of(starts)))
     parts = [*_words(now, starts, ends)]
     if swaps == 2:
@@ -119,7 +121,8 @@ def _of_pool(
         parts.append("the present split serves until then")
     if now.roles_kept:
         parts.append("the frontend goes on")
-    crowded = meanwhile is not None and any(_overlap(a, b) for a in starts for b in now.living if b.name not in names_of(starts))
+    gone = names_of(starts) | set(ends if makes_room else ())
+    crowded = meanwhile is not None and any(_overlap(a, b) for a in starts for b in now.living if b.name not in gone)
     about = "about" if not crowded else "at least"  # they start on devices that others serve on meanwhile
     parts.append(f"{about} {about_s:.0f} s" if about_s is not None else "as long as a launch")
     loads = f"weights loaded by {loading}" if now.node.simulated is None else f"{loading} simulated, without weights"
@@ -134,12 +137,24 @@ def _of_pool(
         keeps=keeps,
         ends=ends,
         meanwhile=meanwhile if starts else now.topology,
+        makes_room=makes_room,
         about_s=about_s,
         requests="requests under way are cut, and new ones fail until the new workers serve" if cut
         else "requests under way end where they are; those on dead workers have failed",
         proof=_proof(wanted, in_order((*keeps, *starts))),
         router_stays=now.roles_kept,
     )  # fmt: skip
+
+
+def _about_s(pace: Pace, *, starts: bool, makes_room: bool, swaps: int) -> float | None:
+    """How long a change takes, by what was measured and else by what is usual; ``None`` where no start was seen."""
+    start_s, swap_s = pace.start_s if starts else 0.0, pace.swap_s if pace.swap_s is not None else _USUAL_SWAP_S
+    if start_s is None:
+        return None
+    if not makes_room:
+        return start_s + swaps * swap_s
+    room_s = pace.room_s if pace.room_s is not None else _USUAL_END_S + (swaps - 1) * swap_s
+    return room_s + start_s + swap_s
 
 
 def _sharing(places: Sequence[Place], noun: str) -> str:

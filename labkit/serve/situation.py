@@ -21,10 +21,12 @@ class Pace:
     Attributes:
         swaps: from the call until a new router took requests.
         starts: from the start of workers until the last of them had met the others.
+        rooms: where others had to end first, from the call until the new workers began; with the requests that were waited for.
     """
 
     swaps: list[float] = field(default_factory=list)
     starts: list[float] = field(default_factory=list)
+    rooms: list[float] = field(default_factory=list)
 
     @property
     def swap_s(self) -> float | None:
@@ -35,6 +37,11 @@ class Pace:
     def start_s(self) -> float | None:
         """What a start of workers takes; the last one counts: a fork server may have come or gone since the others."""
         return self.starts[-1] if self.starts else None
+
+    @property
+    def room_s(self) -> float | None:
+        """What it takes to make room for new workers; ``None`` before the first."""
+        return median(self.rooms[-5:]) if self.rooms else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,6 +205,7 @@ class Plan:
         keeps: workers that go on as they are.
         ends: names of workers that are ended, those of ``starts`` that still run among them.
         meanwhile: the split that serves while workers start; ``None`` where none does, or where none starts.
+        makes_room: whether workers end, or traffic leaves them, before others start.
         about_s: seconds until the wished split takes requests, from what was measured on this deployment; ``None`` before.
         requests: what becomes of requests under way.
         proof: the counters that will prove each worker's role.
@@ -221,6 +222,7 @@ class Plan:
     keeps: tuple[Place, ...] = ()
     ends: tuple[str, ...] = ()
     meanwhile: Topology | None = None
+    makes_room: bool = False
     about_s: float | None = None
     requests: str = ""
     proof: tuple[str, ...] = ()

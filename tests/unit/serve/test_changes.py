@@ -14,9 +14,8 @@ import pytest
 from labkit.errors import HardwareError, LaunchError, ResplitError, SpecError
 from labkit.serve.deployment import CalledOff, Deployment, Draining, Patience, Starting
 from labkit.serve.engines.base import EngineOptions, StepLimits
-from labkit.serve.models import prepare
 from labkit.serve.ports import claim_port
-from labkit.spec import Model, Role, Topology
+from labkit.spec import Role, Topology
 from tests.support.fake_engine import FakeEngine
 from tests.support.waiting import marked, until
 
@@ -261,20 +260,6 @@ def test_an_unknown_worker_is_named(deploy: Deploy):
     assert "w0, w1" in raised.value.remedy
 
 
-def test_a_router_swap_is_planned_with_its_proof_and_measured_pace(deploy: Deploy):
-    deployment = deploy("2A")
-    plan = deployment.plan("1P1D")
-    assert (plan.kind, plan.starts, plan.ends, plan.reloads_weights, plan.about_s) == ("swap_router", (), (), False, None)
-    assert plan.text == str(plan) == "2A → 1P1D: swaps the router, 1-2 s, no weights reloaded"
-    assert plan.proof[0].startswith("w0 prefill: ")
-    assert plan.proof[1].startswith("w1 decode: KV bytes received")
-    deployment.resplit("1P1D")
-    plan = deployment.plan("2A")
-    assert plan.about_s is not None
-    assert f"{plan.about_s:.1f} s as measured here" in plan.text
-    assert deployment.plan("1P1D").kind == "nothing"
-
-
 def test_other_options_replace_every_worker_beside_the_old_ones(deploy: Deploy):
     deployment = deploy("2A")
     options = EngineOptions(extra_env={"SEEN": "1"})
@@ -409,6 +394,23 @@ def test_unused_workers_of_shared_cores_hold_nothing(deploy: Deploy):
     assert deployment.accelerators == 2.0
 
 
+def test_unused_workers_make_room_for_one_that_needs_their_devices(deploy: Deploy, engine: FakeEngine):
+    deployment = deploy("4A", cores=4)
+    deployment.change("2A", keep_unused=True)
+    living: list[list[str]] = []
+
+    def tell(now: Starting | Draining) -> None:
+        if isinstance(now, Starting):
+            living.append([worker.name for worker in deployment.workers if worker.tree.alive])
+
+    with Load(deployment) as load:
+        deployment.change("2A+1A@tp2", on_switch=load.follow, patience=Patience(60.0, tell))
+        assert load.failed == 0
+    assert living
+    assert not any(set(names) & {"w2", "w3"} for names in living), "they held what it was to hold"
+    assert (deployment.topology, deployment.verified) == (Topology("2A+1A@tp2"), True)
+
+
 def test_workers_that_other_options_replace_are_not_kept(deploy: Deploy):
     deployment = deploy("3A")
     plan = deployment.plan("2A", EngineOptions(max_num_seqs=9), keep_unused=True)
@@ -417,23 +419,6 @@ def test_workers_that_other_options_replace_are_not_kept(deploy: Deploy):
     deployment.change("2P1D", limited)
     plan = deployment.plan("1P1D", limited, keep_unused=True)
     assert (plan.kind, plan.starts) == ("swap_router", ())
-
-
-def test_the_impossible_is_planned_as_such_with_the_nearest_that_is_possible(deploy: Deploy, tmp_path: Path):
-    deployment = deploy("2A", cores=4, share=False)
-    plan = deployment.plan("3P3D")
-    assert plan.kind == "impossible"
-    assert "6 workers need 6 cores and this node has 4; the nearest that is possible is " in plan.text
-    assert plan.nearest is not None
-    assert plan.nearest.accelerators == 4
-    with pytest.raises(HardwareError, match="6 workers need 6 cores"):
-        deployment.resplit("3P3D")
-    assert (deployment.verified, deployment.epoch) == (True, 0)
-    wide = deploy("1A", cores=8, model=prepare(Model("demo"), tmp_path))
-    plan = wide.plan("1A@tp3")
-    assert (plan.kind, plan.nearest) == ("impossible", Topology("1A@tp2"))
-    with pytest.raises(SpecError, match="TP 3 does not divide"):
-        wide.change("1A@tp3")
 
 
 def test_a_dead_router_is_replaced(deploy: Deploy):
