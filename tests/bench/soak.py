@@ -54,7 +54,7 @@ LEVEL_PART: Final = 0.02
 RESAMPLES: Final = 2000
 MOST_SHOW_S, MOST_SHOW_GB = 10.0, 2.0
 #: These write the run's files, too.
-_STORES: Final = {"telemetry sampler": "telemetry sampler and store", "load shard": "load shard and store"}
+_STORES: Final = frozenset({"telemetry sampler", "load shard"})
 SETUP = """
 import numpy as np
 from pathlib import Path
@@ -187,10 +187,7 @@ def parts(server: int) -> dict[str, list[int]]:
             if part is None and "ipykernel_launcher" in process.cmdline():
                 part = ("kernel", "kernel")
         if part is not None and part[0] != "supervisor":
-            name = {"telemetry sampler": "telemetry sampler and store", "load shard": "load shard and store"}.get(
-                part[0], part[0]
-            )
-            found.setdefault(name, []).append(process.pid)
+            found.setdefault(part[0] + " and store" * (part[0] in _STORES), []).append(process.pid)
     return found
 
 

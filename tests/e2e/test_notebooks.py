@@ -12,8 +12,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from labkit.lab import Lab
+from labkit.measure.metrics import summarise
 from labkit.serve.interpreter import engine_python, versions
 from labkit.serve.timing import save_timing
+from labkit.spec import Workload
 from labkit.store.run import list_runs, open_run
 from tests.support.profiles import handmade_profile
 
@@ -131,6 +134,27 @@ def test_compare_of_simulated_workers_calls_nothing_a_measurement(tmp_path: Path
     assert "simulated, not measured 2A 1P1D ratio" in said
     texts = (run.path / "figures" / "timeline.svg").read_text(encoding="utf-8")
     assert "Simulated, not measured" in texts
+
+
+@pytest.mark.skipif("ai-dynamo" not in versions(engine_python()), reason="ai-dynamo is not installed")
+def test_compare_on_times_fitted_to_measured_runs_says_how_well_they_foretell_each_other(tmp_path: Path) -> None:
+    work = Workload(isl="uniform:64-512", osl=24, rate=2.0, duration_s=12.0)
+    medians = []
+    for name in ("first", "second"):
+        with Lab("demo", "1P1D", workload=work, results=tmp_path, name=name) as lab:
+            medians.append({key: lab.measure().summary[key] for key in ("ttft_p50_s", "itl_p50_s")})
+        work = work.vary(seed=work.seed + 1)
+    values = ['timing=["first", "second"]', "side_a=1P1D", "side_b=2A", "rate=2.0", "repeats=1", "duration_s=12"]
+    said = " ".join(execute(tmp_path, "01_compare.ipynb", values).split())
+    assert "fitted to 2 measured runs" in said
+    assert re.search(r"error on held-out runs: prefill \d+% mean, \d+% worst.*; ITL \d+% mean", said), said
+    (run,) = (open_run(info.path) for info in list_runs(tmp_path) if info.simulated)
+    assert [window.accelerator for window in run.windows] == ["simulated CPU core"] * 2
+    assert {window.workload["isl"] for window in run.windows} == {"uniform:64-512"}, "the lengths that were measured"
+    simulated = summarise(run.digest(), run.windows[0])
+    for key in ("ttft_p50_s", "itl_p50_s"):
+        measured = sorted(one[key] or 0.0 for one in medians)
+        assert measured[0] / 2 < (simulated[key] or 0.0) < measured[-1] * 2, (key, measured, simulated[key])
 
 
 def test_prefill_saturation_finds_a_knee_or_says_why_not_and_leaves_figures(tmp_path: Path) -> None:
