@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from labkit.cli.table import console, print_json
+from labkit.cli.table import add_results, console, print_json
 
 _MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "missing": "[red]✗[/]"}
 
@@ -14,7 +13,7 @@ _MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "missing": "[red]✗
 def add_parser(subparsers: Any) -> None:
     """Add the command to ``labkit``."""
     parser = subparsers.add_parser("doctor", help="what this node has, and the command for each thing missing")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of runs (default: results)")
+    add_results(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 

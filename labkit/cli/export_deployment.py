@@ -39,7 +39,11 @@ def add_parser(subparsers: Any) -> None:
         metavar="DIR",
         help="a folder that is empty or not there (default: deployment/TARGET in the run's folder)",
     )
-    add("--model", metavar="M", help="hub id, or a folder that is there on every node (default: the run's, if it is a hub id)")
+    add(
+        "--model",
+        metavar="M",
+        help="hub id, or the whole path of a folder that every node has (default: the run's hub id)",
+    )
     add("--dummy-weights", action="store_true", help="serve with random weights, to try the deployment out")
     add(
         "--hosts",

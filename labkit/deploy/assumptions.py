@@ -41,7 +41,10 @@ def with_dynamo(found: FoundSplit) -> list[str]:
     """What holds where Dynamo serves what something else was measured with."""
     if found.engine == "dynamo":
         return []
-    return [f"measured with {found.engine}, round-robin: Dynamo's frontend and its request plane were not measured"]
+    return [
+        f"measured with {found.engine}, round-robin: Dynamo's frontend and its request plane were not measured",
+        "a request whose worker dies fails: set DYN_MIGRATION_LIMIT for the frontend to send it to another",
+    ]
 
 
 def doubts(found: FoundSplit, size: Scaled, settings: Settings, *, on_gpu: bool, dynamo: bool) -> list[str]:

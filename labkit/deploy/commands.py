@@ -7,17 +7,19 @@ measuring machine alone is taken out of it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Final
 
-from labkit.deploy.assumptions import kv_events
+from labkit.deploy.assumptions import kv_events, router_mode
 from labkit.deploy.found import FoundSplit
 from labkit.deploy.placing import Placed
 from labkit.deploy.settings import Settings
 from labkit.serve.engines.base import Command, EngineOptions, RouterSpec, WorkerSpec
 from labkit.serve.engines.dynamo import KV_EVENTS
+from labkit.serve.engines.dynamo_frontend import MIGRATIONS
 from labkit.serve.engines.vllm import Vllm
 from labkit.serve.hardware import Devices
 from labkit.serve.models import ServedModel
@@ -36,6 +38,9 @@ _SERVER_FLAGS: Final = frozenset({"--disable-uvicorn-access-log"})
 _OWN: Final = ("LABKIT_", "OTEL_", "PYTHON", "NO_PROXY", "no_proxy", "HF_HUB_OFFLINE")
 #: How workers of one node find each other; between nodes UCX and Gloo choose.
 _ONE_NODE: Final = ("UCX_", "GLOO_")
+#: ``--flag=VALUE``, and ``name=VALUE`` as of a LoRA module.
+_NAMED: Final = re.compile(r"[\w.-]+=")
+_PATHS: Final = ("/", "~/", "./", "../")
 _ADDRESSES: Final = ("VLLM_HOST_IP", "VLLM_NIXL_SIDE_CHANNEL_HOST")
 
 
@@ -93,6 +98,16 @@ def dynamo_worker(found: FoundSplit, placed: Placed, settings: Settings, *, even
     )
 
 
+def frontend_env(found: FoundSplit) -> dict[str, str]:
+    """How Dynamo's frontend chooses workers, and how often it sends a request again, as while measuring."""
+    env, events = {"DYN_ROUTER_MODE": router_mode(found)}, kv_events(found)
+    if events is not None:
+        env["DYN_ROUTER_USE_KV_EVENTS"] = str(events).lower()
+    if found.engine == "dynamo":
+        env["DYN_MIGRATION_LIMIT"] = str(MIGRATIONS)
+    return env
+
+
 def vllm_router(placed: tuple[Placed, ...], host: str, port: int) -> Portable:
     """The router in front of the workers, which listens on ``host``; its metrics page stays on the loopback address."""
     urls = {f"http://{one.host}:{one.port}": one.role for one in placed}
@@ -138,12 +153,30 @@ def _portable(argv: tuple[str, ...]) -> tuple[str, ...]:
 
 def _portable_word(word: str) -> str:
     """A flag or a value that a user gave, without what was only true on the measuring machine: paths, and what was redacted."""
-    head, sign, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    head, sign, value = word.partition("=") if _NAMED.match(word) else ("", "", word)
     if REDACTED in value:
         return f"{head}{sign}SET-THIS-SECRET"
-    if value.startswith(("/", "~/")):
-        return f"{head}{sign}SET-THE-FOLDER-OF/{PurePosixPath(value).name}"
-    return word
+    try:
+        held = json.loads(value) if value[:1] in ("{", "[") else None
+    except ValueError:
+        held = None
+    if held is not None:
+        moved = _without_paths(held)
+        return word if moved == held else f"{head}{sign}{json.dumps(moved)}"
+    return f"{head}{sign}{_without_path(value)}"
+
+
+def _without_paths(held: object) -> object:
+    if isinstance(held, dict):
+        return {name: _without_paths(value) for name, value in held.items()}
+    if isinstance(held, list):
+        return [_without_paths(value) for value in held]
+    return _without_path(held) if isinstance(held, str) else held
+
+
+def _without_path(value: str) -> str:
+    path = value.removeprefix("file://")
+    return f"SET-THE-FOLDER-OF/{PurePosixPath(path).name}" if path.startswith(_PATHS) or value != path else value
 
 
 def to_fill_in(command: Portable) -> list[str]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from labkit.deploy.assumptions import DYNAMO, assumptions, doubts, fill_in, kv_events, router_mode, with_dynamo
-from labkit.deploy.commands import dynamo_worker, to_fill_in
+from labkit.deploy.assumptions import DYNAMO, assumptions, doubts, fill_in, with_dynamo
+from labkit.deploy.commands import dynamo_worker, frontend_env, to_fill_in
 from labkit.deploy.found import FoundSplit
 from labkit.deploy.header import header
 from labkit.deploy.placing import Placed, idle, place, scripts_by_host
 from labkit.deploy.scaling import Scaled
 from labkit.deploy.settings import Settings, Written
 from labkit.deploy.shell import ENVIRONMENT, script, setting
+from labkit.serve.engines.dynamo_frontend import HIGHEST_PORT
 
 _ETCD_PORT: Final = 2379
-_EVENTS: Final = {None: (), True: ("--router-kv-events",), False: ("--no-router-kv-events",)}
 #: What a process tells the others of its own address: every one of them is its node's.
 _ADDRESSES: Final = (
     "DYN_TCP_RPC_HOST",
@@ -34,7 +34,9 @@ _PLANES: Final = {
 def dynamo_shell(found: FoundSplit, size: Scaled, settings: Settings) -> Written:
     """A script for the frontend, one for each worker, and the file of settings that they share."""
     hosts = settings.hosts
-    placed = place(size.topology, hosts, per_host=settings.gpus_per_host, first_port=settings.port)
+    placed = place(
+        size.topology, hosts, per_host=settings.gpus_per_host, first_port=settings.port, highest_system_port=HIGHEST_PORT
+    )
     etcd = settings.etcd or f"http://{hosts[0]}:{_ETCD_PORT}"
     commands = {one.name: dynamo_worker(found, one, settings) for one in placed}
     warnings = doubts(found, size, settings, on_gpu=True, dynamo=True)
@@ -59,9 +61,8 @@ def dynamo_shell(found: FoundSplit, size: Scaled, settings: Settings) -> Written
         + "".join(setting(name, value) for name, value in planes.items())
         + f"export {' '.join(planes)}\n",
         "frontend.sh": script(
-            f"Dynamo's frontend on {hosts[0]}", dict.fromkeys(_ADDRESSES, hosts[0]),
-            ("python3", "-m", "dynamo.frontend", "--http-host", hosts[0], "--http-port", str(settings.port),
-             "--router-mode", router_mode(found), *_EVENTS[kv_events(found)]),
+            f"Dynamo's frontend on {hosts[0]}", dict.fromkeys(_ADDRESSES, hosts[0]) | frontend_env(found),
+            ("python3", "-m", "dynamo.frontend", "--http-host", hosts[0], "--http-port", str(settings.port)),
         ),
     }  # fmt: skip
     for one in placed:

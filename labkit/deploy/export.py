@@ -24,6 +24,12 @@ TARGETS: Final[Mapping[str, Callable[..., Written]]] = {
     "dynamo-shell": dynamo_shell,
     "vllm-shell": vllm_shell,
 }
+#: What a target has no place for.
+_NOT_OF: Final[Mapping[str, frozenset[str]]] = {
+    "dynamo-k8s": frozenset({"hosts", "gpus_per_host", "port", "etcd"}),
+    "dynamo-shell": frozenset({"image", "name", "hf_secret"}),
+    "vllm-shell": frozenset({"image", "name", "hf_secret", "etcd"}),
+}
 _EXECUTABLE: Final = 0o755
 
 
@@ -82,6 +88,10 @@ def export_deployment(
     if to not in TARGETS:
         raise SpecError(f"unknown target {to!r}", remedy=f"use one of {', '.join(TARGETS)}")
     settings = _settings(place)
+    if alien := sorted(name for name in _NOT_OF[to] if place.get(name) is not None):
+        meant = " and ".join(f"--{name.replace('_', '-')}" for name in alien)
+        others = ", ".join(target for target in TARGETS if alien[0] not in _NOT_OF[target])
+        raise SpecError(f"{to} has no place for {meant}", remedy=f"leave it out; it is for {others}")
     opened = run if isinstance(run, Run) else open_run(run, results_folder(results))
     found = found_split(opened, side=side, pin=pin, trial=trial)
     size: Scaled = scaled(found, request_rate=request_rate, replicas=replicas, to_gpu=to != "vllm-shell" or found.on_gpu)

@@ -7,12 +7,14 @@ The operator adds the frontend's command, probes, ports and discovery to the con
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import yaml
 
-from labkit.deploy.assumptions import DYNAMO, assumptions, doubts, fill_in, kv_events, router_mode, with_dynamo
-from labkit.deploy.commands import MODEL, Portable, dynamo_worker, to_fill_in
+from labkit.deploy.assumptions import DYNAMO, assumptions, doubts, fill_in, with_dynamo
+from labkit.deploy.commands import MODEL, Portable, dynamo_worker, frontend_env, to_fill_in
 from labkit.deploy.found import FoundSplit
 from labkit.deploy.header import header
 from labkit.deploy.placing import LOOPBACK, component_name, place
@@ -23,6 +25,8 @@ from labkit.spec import Role
 FILE: Final = "deployment.yaml"
 _IMAGE: Final = "nvcr.io/nvidia/ai-dynamo/vllm-runtime"
 _SEMANTIC: Final = re.compile(r":v?\d+\.\d+\.\d+(?:[-+][\w.+-]*)?$")
+#: What a secret for the hub holds; a variable of the same name beside it would win.
+_IN_THE_SECRET: Final = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
 _TYPES: Final = {Role.AGGREGATED: "worker", Role.PREFILL: "prefill", Role.DECODE: "decode"}
 
 
@@ -32,7 +36,7 @@ def dynamo_k8s(found: FoundSplit, size: Scaled, settings: Settings) -> Written:
     image = settings.image or f"{_IMAGE}:{version}"
     runtime = None if _SEMANTIC.search(image) else version
     model, secret = settings.model_of(found) or MODEL, settings.hf_secret
-    components = [_frontend(image, runtime, router_mode(found), kv_events(found))]
+    components = [_frontend(image, runtime, frontend_env(found))]
     commands = []
     several = {role for role in Role if sum(group.role is role for group in size.topology.groups) > 1}
     for group in size.topology.groups:
@@ -43,8 +47,12 @@ def dynamo_k8s(found: FoundSplit, size: Scaled, settings: Settings) -> Written:
         )
         command = dynamo_worker(found, one, settings, events="/tmp")  # of a container of its own
         name = component_name(group.role) + (f"-tp{group.tp}" if group.role in several else "")
-        components.append(_worker(name, group.role, group.count, group.tp, image, runtime, command, model, secret))
+        if secret is not None:
+            command = replace(command, env={name: value for name, value in command.env.items() if name not in _IN_THE_SECRET})
+        components.append(_worker(name, group.role, group.count, group.tp, image, runtime, command, model))
         commands.append(command)
+    for component in components:
+        _with_model(component["podTemplate"]["spec"], settings)
     graph = {
         "apiVersion": "nvidia.com/v1beta1",
         "kind": "DynamoGraphDeployment",
@@ -69,8 +77,7 @@ def dynamo_k8s(found: FoundSplit, size: Scaled, settings: Settings) -> Written:
     return Written({FILE: comment + text}, tuple(warnings))
 
 
-def _frontend(image: str, runtime: str | None, mode: str, events: bool | None) -> dict[str, Any]:
-    env = {"DYN_ROUTER_MODE": mode, **({} if events is None else {"DYN_ROUTER_USE_KV_EVENTS": str(events).lower()})}
+def _frontend(image: str, runtime: str | None, env: Mapping[str, str]) -> dict[str, Any]:
     main = {"name": "main", "image": image, "env": [{"name": name, "value": value} for name, value in env.items()]}
     return _component("frontend", "frontend", 1, runtime, main)
 
@@ -84,7 +91,6 @@ def _worker(
     runtime: str | None,
     command: Portable,
     model: str,
-    secret: str | None,
 ) -> dict[str, Any]:
     main: dict[str, Any] = {
         "name": "main",
@@ -93,10 +99,18 @@ def _worker(
         "args": [model if word == MODEL else _literal(word) for word in command.argv[3:]],
         "env": [{"name": variable, "value": _literal(value)} for variable, value in command.env.items()],
     }
-    if secret is not None:
-        main["envFrom"] = [{"secretRef": {"name": secret}}]
     main["resources"] = {"limits": {"nvidia.com/gpu": str(tp)}}
     return _component(name, _TYPES[role], replicas, runtime, main)
+
+
+def _with_model(pod: dict[str, Any], settings: Settings) -> None:
+    """What every pod needs that reads the model, and the frontend reads its tokenizer: the token for it, or the folder."""
+    (main,) = pod["containers"]
+    if settings.hf_secret is not None:
+        main["envFrom"] = [{"secretRef": {"name": settings.hf_secret}}]
+    if settings.folder is not None:
+        main["volumeMounts"] = [{"name": "model", "mountPath": settings.folder, "readOnly": True}]
+        pod["volumes"] = [{"name": "model", "hostPath": {"path": settings.folder, "type": "Directory"}}]
 
 
 def _literal(word: str) -> str:

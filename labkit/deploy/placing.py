@@ -46,7 +46,14 @@ def component_name(role: Role) -> str:
     return "worker" if role is Role.AGGREGATED else role.noun
 
 
-def place(topology: Topology, hosts: Sequence[str], *, per_host: int | None, first_port: int) -> tuple[Placed, ...]:
+def place(
+    topology: Topology,
+    hosts: Sequence[str],
+    *,
+    per_host: int | None,
+    first_port: int,
+    highest_system_port: int = _MOST_PORT,
+) -> tuple[Placed, ...]:
     """Fill host after host, large workers first within a role; a worker never spans two hosts.
 
     Where devices are not counted no host is ever full: the workers take turns on the hosts.
@@ -56,6 +63,7 @@ def place(topology: Topology, hosts: Sequence[str], *, per_host: int | None, fir
         hosts: addresses of the nodes.
         per_host: devices of each; ``None`` where they are not counted.
         first_port: all ports follow it.
+        highest_system_port: that the workers' system pages can have.
 
     Raises:
         SpecError: no or unequal hosts, a port that does not exist, or workers that do not fit.
@@ -89,6 +97,13 @@ def place(topology: Topology, hosts: Sequence[str], *, per_host: int | None, fir
     last = max(one.kv_port + one.tp for one in placed)
     if first_port < 1 or last > _MOST_PORT:
         raise SpecError(f"ports {first_port} to {last} do not all exist", remedy="give --port a number between 1024 and 60000")
+    system = max(one.system_port for one in placed)
+    if system > highest_system_port:
+        most = first_port + highest_system_port - system
+        raise SpecError(
+            f"port {system} of a worker's system page is beyond {highest_system_port}, the last that Dynamo reads",
+            remedy=f"give --port a number between 1024 and {most}",
+        )
     return tuple(placed)
 
 

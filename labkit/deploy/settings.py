@@ -22,7 +22,7 @@ class Settings:
     """Of the place.
 
     Attributes:
-        model: hub id, or a folder that is there on every node; that of the run where it is a hub id, by default.
+        model: hub id, or the whole path of a folder that is there on every node; the run's hub id by default.
         dummy_weights: random weights there too.
         image: of Dynamo's runtime with vLLM; that of the run's Dynamo version by default.
         name: of the Kubernetes object; made from the model by default.
@@ -51,6 +51,11 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not _WORD.fullmatch(value):
                 raise SpecError(f"{name} {value!r} is not one word", remedy="leave out spaces and quotes")
+        if self.model is not None and self.model.startswith(("~", ".")):
+            raise SpecError(
+                f"model {self.model!r} is not the same on every node",
+                remedy="give a hub id, or the whole path of a folder: /models/x",
+            )
         for name in ("name", "hf_secret"):
             value = getattr(self, name)
             if value is not None and not _DNS_LABEL.fullmatch(value):
@@ -70,7 +75,12 @@ class Settings:
         """The name that requests ask for: the run's, or that of the model that takes the place of a folder or a shape."""
         if self.model is None or found.hub is not None:
             return found.model
-        return self.model.rstrip("/").rpartition("/")[2] if self.model.startswith(("/", "~", ".")) else self.model
+        return self.model.rstrip("/").rpartition("/")[2] if self.folder is not None else self.model
+
+    @property
+    def folder(self) -> str | None:
+        """The folder that has the model on every node, where it is no hub id."""
+        return self.model if self.model is not None and self.model.startswith("/") else None
 
     @property
     def one_node(self) -> bool:

@@ -31,7 +31,7 @@ HIGHEST_PORT: Final = 32_767
 ROUTER_MODES: Final = ("round-robin", "random", "power-of-two", "kv", "least-loaded", "device-aware-weighted")
 #: Times that a request is sent again, to another worker, when the one that had it dies, or where nobody takes it; with 0 the
 #: client gets an error. A prefill that has just registered is not routed to for 10 ms, and three tries take a tenth of one.
-_MIGRATIONS: Final = 1000
+MIGRATIONS: Final = 1000
 _IDENTITY: Final = re.compile(r'\bworker_id="([0-9a-fA-F]+)"')
 
 
@@ -40,7 +40,7 @@ def frontend_command(python: str, spec: RouterSpec) -> Command:
     mode = spec.options.router_mode or ROUTER_MODES[0]
     argv = [
         *(python, dynamo_front_entry.__file__, "--http-host", "127.0.0.1", "--http-port", str(spec.port)),
-        *("--router-mode", mode, "--migration-limit", str(_MIGRATIONS)),
+        *("--router-mode", mode, "--migration-limit", str(MIGRATIONS)),
     ]
     if mode == "kv":
         argv.append("--router-kv-events" if spec.options.prefix_caching else "--no-router-kv-events")

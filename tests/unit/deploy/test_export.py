@@ -60,6 +60,10 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path):
         ({"port": 70000}, "do not all exist"),
         ({"request_rate": 0.0}, "request rate 0"),
         ({"nodes": 3}, "unknown setting 'nodes'"),
+        ({"model": "~/llama"}, "is not the same on every node"),
+        ({"image": "mine/vllm:1"}, "dynamo-shell has no place for --image"),
+        ({"to": "dynamo-k8s", "hosts": "n1", "port": 9000}, "dynamo-k8s has no place for --hosts and --port"),
+        ({"to": "vllm-shell", "etcd": "http://n1:2379"}, "vllm-shell has no place for --etcd"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_and_nothing_is_written(tmp_path: Path, asked: dict[str, Any], message: str):

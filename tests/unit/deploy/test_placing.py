@@ -61,6 +61,13 @@ def test_hosts_that_are_no_addresses_are_refused(hosts: list[str]):
         place(Topology("1A"), hosts, per_host=8, first_port=8000)
 
 
+def test_a_system_page_that_dynamo_cannot_have_is_refused_with_the_last_port_that_it_can():
+    with pytest.raises(SpecError, match=r"port 40301 .* beyond 32767") as raised:
+        place(Topology("2A"), ["n1"], per_host=8, first_port=40_000, highest_system_port=32_767)
+    assert "between 1024 and 32466" in raised.value.remedy
+    assert place(Topology("2A"), ["n1"], per_host=8, first_port=32_466, highest_system_port=32_767)[-1].system_port == 32_767
+
+
 @pytest.mark.parametrize("port", [0, 65000])
 def test_ports_that_do_not_exist_are_refused(port: int):
     with pytest.raises(SpecError, match="do not all exist"):

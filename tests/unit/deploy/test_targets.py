@@ -130,7 +130,17 @@ def test_dynamos_frontend_routes_as_it_did_while_measuring():
     found = on_gpus(engine="dynamo", options=EngineOptions(router_mode="kv"))
     env = main(components(write("dynamo-k8s", found=found))["frontend"])["env"]
     assert {"name": "DYN_ROUTER_MODE", "value": "kv"} in env
-    assert "--router-mode kv" in write("dynamo-shell", found=found).files["frontend.sh"]
+    assert "export DYN_ROUTER_MODE=kv\n" in write("dynamo-shell", found=found).files["frontend.sh"]
+
+
+def test_dynamos_frontend_sends_a_request_again_as_often_as_while_measuring_or_says_that_it_does_not():
+    found = on_gpus(engine="dynamo")
+    assert {"name": "DYN_MIGRATION_LIMIT", "value": "1000"} in main(components(write("dynamo-k8s", found=found))["frontend"])[
+        "env"
+    ]
+    assert "export DYN_MIGRATION_LIMIT=1000\n" in write("dynamo-shell", found=found).files["frontend.sh"]
+    other = write("dynamo-k8s").files["deployment.yaml"]
+    assert "a request whose worker dies fails" in " ".join(other.replace("#", "").split())
 
 
 def test_what_a_worker_caches_is_told_on_a_socket_that_nobody_else_can_bind(tmp_path: Path):
@@ -156,23 +166,36 @@ def test_routing_by_cache_hears_of_the_caches_as_while_measuring():
     cached = on_gpus("1P1D", engine="dynamo", options=EngineOptions(router_mode="kv", prefix_caching=True))
     graph, shell = components(write("dynamo-k8s", found=cached)), write("dynamo-shell", found=cached).files
     assert {"name": "DYN_ROUTER_USE_KV_EVENTS", "value": "true"} in main(graph["frontend"])["env"]
-    assert "--router-kv-events" in shell["frontend.sh"]
+    assert "export DYN_ROUTER_USE_KV_EVENTS=true\n" in shell["frontend.sh"]
     args = main(graph["decode"])["args"]
     events = json.loads(args[args.index("--kv-events-config") + 1])
     assert (events["enable_kv_cache_events"], events["endpoint"].split(":")[0]) == (True, "ipc")
     sockets = {text.partition("/kv-events-")[2].partition('"')[0] for name, text in shell.items() if name[0] in "pd"}
     assert len(sockets - {""}) == 2, "one for each worker of a host"
     guessed = on_gpus(engine="dynamo", options=EngineOptions(router_mode="kv"))
-    assert "--no-router-kv-events" in write("dynamo-shell", found=guessed).files["frontend.sh"]
+    assert "export DYN_ROUTER_USE_KV_EVENTS=false\n" in write("dynamo-shell", found=guessed).files["frontend.sh"]
     assert "--kv-events-config" not in main(components(write("dynamo-k8s", found=guessed))["decode"])["args"]
     assert "kv-events" not in str(write("dynamo-shell").files), "round-robin needs none"
 
 
 def test_a_secret_is_named_and_never_written():
-    found = on_gpus(options=EngineOptions(extra_env={"HF_TOKEN": "[redacted]"}))
+    found = on_gpus(options=EngineOptions(extra_env={"HF_TOKEN": "[redacted]", "OTHER_TOKEN": "[redacted]"}))
     written = write("dynamo-k8s", Settings(hf_secret="hf-token"), found)
-    assert main(components(written)["decode"])["envFrom"] == [{"secretRef": {"name": "hf-token"}}]
+    for one in components(written).values():
+        assert main(one)["envFrom"] == [{"secretRef": {"name": "hf-token"}}], "the frontend reads the tokenizer"
+        assert "HF_TOKEN" not in {variable["name"] for variable in main(one)["env"]}, "it would win against the secret's"
+    assert {"name": "OTHER_TOKEN", "value": "SET-THIS-SECRET"} in main(components(written)["decode"])["env"]
     assert any("SET-THIS-SECRET" in text for text in written.warnings)
+    without = main(components(write("dynamo-k8s", found=found))["decode"])
+    assert {"name": "HF_TOKEN", "value": "SET-THIS-SECRET"} in without["env"]
+
+
+def test_a_folder_of_every_node_is_mounted_wherever_the_model_is_read():
+    for one in components(write("dynamo-k8s", Settings(model="/models/llama"))).values():
+        assert main(one)["volumeMounts"] == [{"name": "model", "mountPath": "/models/llama", "readOnly": True}]
+        (volume,) = one["podTemplate"]["spec"]["volumes"]
+        assert volume == {"name": "model", "hostPath": {"path": "/models/llama", "type": "Directory"}}
+    assert "volumes" not in components(write("dynamo-k8s"))["decode"]["podTemplate"]["spec"]
 
 
 def test_measured_on_cores_it_is_deployed_on_gpus_with_a_warning_in_the_file_and_to_the_caller():

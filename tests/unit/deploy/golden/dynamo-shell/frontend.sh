@@ -10,8 +10,8 @@ export DYN_TCP_RESPONSE_STREAM_HOST=10.0.0.1
 export DYN_EVENT_PLANE_HOST=10.0.0.1
 export DYN_HTTP_RPC_HOST=10.0.0.1
 export DYN_SYSTEM_HOST=10.0.0.1
+export DYN_ROUTER_MODE=round-robin
 
 exec "${PYTHON}" -m dynamo.frontend \
   --http-host 10.0.0.1 \
-  --http-port 8000 \
-  --router-mode round-robin
+  --http-port 8000
