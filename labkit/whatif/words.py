@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from labkit.whatif.calibration import KINDS, Calibration
 from labkit.whatif.claimed import ClaimedPlace
 from labkit.whatif.projected import TTFT_WAIT
 from labkit.whatif.winning import EVEN, Duel, WinningMap
@@ -52,12 +54,7 @@ def _answer(found: WhatIf) -> Iterator[str]:
 
 def _advice(met: Duel, found: WhatIf) -> str:
     gain = met.gain
-    worst = getattr(found.error, "errors", {}).get("throughput")
-    doubt = (
-        f" The gain is smaller than the worst error of throughput ({worst.worst:.0%}): measure both before you decide."
-        if worst is not None and gain is not None and abs(gain - 1) <= worst.worst
-        else ""
-    )
+    doubt = _doubt(gain, found.error) if gain is not None and isinstance(found.error, Calibration) else ""
     if gain is None:
         only = met.disaggregated or met.aggregated
         return f"Do: launch {only.topology if only else ''}; the other kind does not meet the SLO."
@@ -67,6 +64,21 @@ def _advice(met: Duel, found: WhatIf) -> str:
     better = met.disaggregated if met.winner == "disaggregated" else met.aggregated
     times = gain if met.winner == "disaggregated" else 1 / gain
     return f"Do: try {better and better.topology}, projected at {times:.2f} times the output per GPU of the other kind.{doubt}"
+
+
+def _doubt(gain: float, error: Calibration) -> str:
+    """Whether the errors of throughput of both kinds together could be the whole of a gain."""
+    a, d = (error.error_of(kind, "throughput") for kind in KINDS)
+    if a is None or d is None:
+        lacking = " and ".join(kind for kind, one in zip(KINDS, (a, d), strict=True) if one is None)
+        return f" The error of {lacking} throughput is unknown: measure both before you decide."
+    # An error is of projected over measured: the least and the most that the gain may be in truth.
+    least = gain * (1 - a.worst) / (1 + d.worst)
+    most = gain * (1 + a.worst) / (1 - d.worst) if d.worst < 1 else math.inf
+    if not least <= 1 <= most:
+        return ""
+    worst = f"aggregated {a.worst:.0%}, disaggregated {d.worst:.0%}"
+    return f" The gain is smaller than the worst errors of throughput ({worst}): measure both before you decide."
 
 
 def _maps(maps: Sequence[WinningMap]) -> Iterator[str]:
