@@ -17,11 +17,10 @@ from labkit.errors import ProjectionError
 from labkit.spec import Role
 from labkit.whatif.at_load import at_load
 from labkit.whatif.observed import Observation
-from labkit.whatif.workers import Setting, WorkerPoint, Workers
+from labkit.whatif.workers import KINDS, Beyond, Setting, WorkerPoint, Workers
 
 QUANTITIES: Final = ("ttft", "tpot", "throughput")
 _LABELS: Final = {"ttft": "TTFT", "tpot": "TPOT", "throughput": "throughput"}
-KINDS: Final = ("aggregated", "disaggregated")
 _LEAST_RUNS: Final = 2
 
 Ask = Callable[[Setting], Workers]
@@ -105,7 +104,7 @@ class Calibration:
         return "; ".join([*known, *([f"{' and '.join(lacking)} unknown (no closed loop was held out)"] if lacking else [])])
 
     def applied(self, workers: Workers) -> Workers:
-        """The workers corrected; those outside of the calibrated range are left out, or kept where ``extrapolate`` is set.
+        """The workers corrected; those outside of the calibrated range go into ``beyond``, or stay where ``extrapolate`` is set.
 
         Raises:
             ProjectionError: the GPU or a length is outside, or no worker is left.
@@ -113,15 +112,20 @@ class Calibration:
         asked = workers.setting
         if not self.extrapolate:
             self._check(asked)
-        points = [self._corrected(point) for point in workers.points if self.extrapolate or self._holds(point)]
+        points: list[WorkerPoint] = []
+        left_out: dict[str, list[WorkerPoint]] = {}
+        for point in workers.points:
+            inside = self.extrapolate or self._holds(point)
+            (points if inside else left_out.setdefault(_kind(point), [])).append(self._corrected(point))
         if not points:
             raise ProjectionError(f"no worker of {asked} is within the calibrated range: {self.range}", remedy=_BEYOND)
-        beyond = len(workers.points) - len(points)
+        count = len(workers.points) - len(points)
         notes = (
             *workers.notes,
-            *([f"{beyond} of {len(workers.points)} workers are beyond the calibrated range"] if beyond else []),
+            *([f"{count} of {len(workers.points)} workers are beyond the calibrated range"] if count else []),
         )
-        return Workers(asked, f"{workers.source}, corrected by {len(self.runs)} runs", tuple(points), notes)
+        beyond = {kind: Beyond(self._measured(kind), kind in self.factors, tuple(found)) for kind, found in left_out.items()}
+        return Workers(asked, f"{workers.source}, corrected by {len(self.runs)} runs", tuple(points), notes, beyond)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -157,8 +161,16 @@ class Calibration:
             return point.batch == 1
         return math.floor(self.range.batch[0]) <= point.batch <= math.ceil(self.range.batch[1])
 
+    def _measured(self, kind: str) -> str:
+        """What there was of a kind, for whoever asks about more."""
+        if kind not in self.factors:
+            return f"no {kind} split was measured"
+        roles = [Role.AGGREGATED] if kind == KINDS[0] else [Role.PREFILL, Role.DECODE]
+        degrees = " and ".join(f"{role.noun} TP {'/'.join(map(str, self.range.tps.get(role.value, ())))}" for role in roles)
+        return f"{kind} splits were measured only with {degrees} and {_span(self.range.batch)} requests in flight a worker"
+
     def _corrected(self, point: WorkerPoint) -> WorkerPoint:
-        mine = self.factors.get(KINDS[point.role is not Role.AGGREGATED], {})
+        mine = self.factors.get(_kind(point), {})
         ttft, tpot = mine.get("ttft", 1.0), mine.get("tpot", 1.0)
         rate = mine.get("throughput", 1 / tpot)  # of as many requests in flight, more slowly served
         return replace(point, ttft_s=point.ttft_s * ttft, tpot_s=point.tpot_s * tpot, request_hz=point.request_hz * rate)
@@ -305,6 +317,10 @@ def _why_not(runs: Sequence[str], judged: Sequence[str], said: Sequence[str]) ->
     if len(runs) < _LEAST_RUNS:
         return f"one measured run can be held against a projection, and it takes two: one to fit, one to judge by{because}"
     return f"{'all runs are held out, none is left to fit' if judged else 'none of the runs to hold out was measured'}{because}"
+
+
+def _kind(point: WorkerPoint) -> str:
+    return KINDS[point.role is not Role.AGGREGATED]
 
 
 def _span(ends: tuple[float, float]) -> str:

@@ -25,12 +25,12 @@ from labkit.spec import Model, Slo, Topology, Workload
 from labkit.spec.topology import Group
 from labkit.store.run import Run
 from labkit.whatif.at_load import STEP_TOKENS, at_load
-from labkit.whatif.calibration import KINDS, Calibration
+from labkit.whatif.calibration import Calibration
 from labkit.whatif.kept import SIMULATION, kept_workers
 from labkit.whatif.projected import Projected
 from labkit.whatif.study import WhatIf
 from labkit.whatif.timing_estimates import LINK_BYTES_S, StepEstimator, timing_from_estimates
-from labkit.whatif.workers import Workers
+from labkit.whatif.workers import KINDS, Workers
 
 #: Of a run's manifest.
 KEY: Final = "second_opinion"
@@ -149,7 +149,8 @@ def second_opinion(
     left_out: list[str] = ["asked for 0 s"] if seconds == 0 else []
     for kind, one in zip(KINDS, (found.aggregated, found.disaggregated), strict=True) if seconds != 0 else ():
         if one is None:
-            left_out.append(f"{kind}: no split meets the SLO")
+            why = found.unknown.get(kind)
+            left_out.append(f"{kind}: not projected, {why}" if why else f"{kind}: no split meets the SLO")
             continue
         try:
             sides.append(_simulate(run, found, kind, one, seconds, load, estimator, tell))

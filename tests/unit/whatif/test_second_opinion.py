@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,5 +89,10 @@ def test_what_was_asked_for_0_seconds_is_kept_as_not_simulated(tmp_path: Path) -
     assert (opinion.sides, opinion.left_out) == ((), ("asked for 0 s",))
     assert kept_opinion(run) == opinion
     assert "Not simulated: asked for 0 s." in run.manifest["answer"]
+    unknown = {"disaggregated": "no disaggregated split was measured"}
+    opinion = second_opinion(run, replace(found, aggregated=None, disaggregated=None, unknown=unknown), estimator=Law())
+    assert opinion.left_out == (
+        "aggregated: no split meets the SLO", "disaggregated: not projected, no disaggregated split was measured",
+    )  # fmt: skip
     with pytest.raises(SpecError, match="is no share of the projected rate"):
         second_opinion(run, found, load=1.5)

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from labkit.figures.whatif import whatif_figures
+from labkit.spec import Slo
 from labkit.whatif import Calibration, Question, WhatIf, calibrate, project
 from labkit.whatif.calibration import HeldOutError
 from tests.support.projected import Law
@@ -24,6 +26,28 @@ def answered(throughput: dict[str, float]) -> tuple[str, WhatIf]:
     errors = {kind: {"throughput": HeldOutError(worst, worst, 2)} for kind, worst in throughput.items()}
     found = project(ASKED, Law().workers, replace(fitted, errors=errors), tell=lambda text: None)
     return " ".join(str(found).split()), found
+
+
+def test_a_kind_that_nobody_measured_is_not_said_to_miss_the_slo():
+    fitted = calibrate([measured("a", concurrency=4), measured("b", concurrency=100)], Law().workers)
+    asked = replace(ASKED, slo=Slo(ttft_s=1.0, tpot_s=0.010))
+    found = project(asked, Law().workers, fitted, tell=lambda text: None)
+    text = " ".join(str(found).split())
+    assert "Disaggregated: not projected, no disaggregated split was measured." in text
+    assert "Do: measure disaggregated splits there; whether 2A@tp2 is the better kind is not known until then" in text
+    assert "1 place projected: unknown in 1. unknown: disaggregated not projected: no disaggregated split was measured." in text
+    assert "meets the SLO" not in text
+    frontiers, *_ = whatif_figures(found)
+    assert "Disaggregated not projected: no disaggregated split was measured." in frontiers.subtitle
+
+
+def test_an_slo_that_the_measured_kind_misses_is_not_infeasible_while_the_other_is_unknown():
+    fitted = calibrate([measured("a", concurrency=2), measured("b", concurrency=100)], Law().workers)
+    found = project(replace(ASKED, slo=Slo(ttft_s=1.0, tpot_s=0.0001)), Law().workers, fitted, tell=lambda text: None)
+    text = " ".join(str(found).split())
+    assert found.infeasible == ""
+    assert "Aggregated: no split meets the SLO. Disaggregated: not projected, no disaggregated split was measured." in text
+    assert "whether any split meets the SLO is not known until then" in text
 
 
 @pytest.mark.parametrize(
