@@ -114,13 +114,13 @@ def duel(workers: Workers, gpus: int, slo: Slo, *, x: str = "", y: str = "", tps
 
 def met(workers: Workers, slo: Slo, aggregated: Best, disaggregated: Best, *, x: str = "", y: str = "") -> Duel:
     """The best of some aggregated and of some disaggregated splits; a kind that has none here may be unknown."""
-    found = {kind: find(workers, slo) for kind, find in zip(KINDS, (aggregated, disaggregated), strict=True)}
+    a, d = aggregated(workers, slo), disaggregated(workers, slo)
     unknown = {
         kind: why
-        for kind, find in zip(KINDS, (aggregated, disaggregated), strict=True)
-        if found[kind] is None and (why := _not_projected(workers, kind, slo, find))
+        for kind, one, find in zip(KINDS, (a, d), (aggregated, disaggregated), strict=True)
+        if one is None and (why := _not_projected(workers, kind, slo, find))
     }
-    return Duel(x, y, *found.values(), unknown=unknown)
+    return Duel(x, y, a, d, unknown=unknown)
 
 
 def _not_projected(workers: Workers, kind: str, slo: Slo, find: Best) -> str:
