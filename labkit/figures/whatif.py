@@ -31,6 +31,7 @@ _ONLY: Final = {
     "aggregated": ("#35AF8B", "A only"),
     "disaggregated": (style.DISAGGREGATED, "D only"),
     "neither": ("#F7F7F8", "neither"),
+    "unknown": ("#E9E4D4", "not projected"),
 }
 _HEADROOM: Final = 1.15  # for the name of the line up the panel
 _LIMIT_HUES: Final = (style.WORSE, style.PREFILL, style.DECODE, style.UNKNOWN)
@@ -51,10 +52,12 @@ def whatif_figures(found: WhatIf, *, caption: str = "") -> list[Figure]:
 def _frontiers(found: WhatIf, said: str, caption: str) -> Figure:
     asked = found.question
     limit = f"TTFT ≤ {asked.slo.ttft_s * 1e3:g} ms" if asked.slo.ttft_s else "no limit of TTFT"
+    why = found.met.why_unknown
+    lacks = f"{why[0].upper()}{why[1:]}. " if why else ""
     return Figure(
         name="projected_frontiers",
         title=f"Projected: {asked.setting.model} on {asked.gpus:,} × {asked.setting.system}",
-        subtitle=f"ISL {asked.setting.isl}, OSL {asked.setting.osl}, {limit}. {said}",
+        subtitle=f"ISL {asked.setting.isl}, OSL {asked.setting.osl}, {limit}. {lacks}{said}",
         panels=(_pareto(found), _gains(found)),
         caption=caption,
         columns=2,
@@ -78,7 +81,7 @@ def _pareto(found: WhatIf) -> Panel:
             user, gpu = best.tok_s_per_user, best.tok_s_per_gpu
             marks.append(Dots(np.array([user]), np.array([gpu]), color, size=9.0, alpha=1, tips=(f"best under the SLO: {best}",)))
             marks.append(Text(user, gpu, str(best.topology), color, dx=8, dy=(-10, 8)[at], bold=True))
-    none = "" if any(found.frontiers) else "no split of either kind meets the limit of TTFT"
+    none = "" if any(found.frontiers) else found.met.why_unknown or "no split of either kind meets the limit of TTFT"
     return Panel(
         "Frontiers",
         "output per user (tok/s)",
@@ -99,7 +102,8 @@ def _gains(found: WhatIf) -> Panel:
         marks.append(Line(x, y, style.INK, "disaggregated over aggregated, projected", dash="dashed"))
         marks.append(Dots(x, y, style.INK, size=5.5, alpha=1, tips=[_tip(duel) for _, _, duel in known]))
     ticks = tuple((float(duel.x), duel.x) for duel in found.along)
-    none = "" if known else "at no limit of TPOT do both kinds meet the limit of TTFT"
+    reasons = [duel.why_unknown for duel in found.along if duel.why_unknown]
+    none = "" if known else next(iter(reasons), "at no limit of TPOT do both kinds meet the limit of TTFT")
     return Panel("Gain", "TPOT limit (ms)", "times the output per GPU", tuple(marks), none, x_log=True, x_ticks=ticks, height=3.4)
 
 
@@ -131,7 +135,7 @@ def _map(one: WinningMap, said: str, caption: str) -> Figure:
         name=f"projected_{one.name}",
         title=_TITLES[one.name],
         subtitle=f"{one.fixed}. Numbers: output per GPU, best disaggregated split (D) over best aggregated one (A); neither: no "
-        f"split meets the limits. {said}",
+        f"split meets the limits; ?: a kind was not projected. {said}",
         panels=(panel,),
         caption=caption,
     )
@@ -169,7 +173,9 @@ def _claim(key: str, places: Sequence[ClaimedPlace]) -> Iterator[Panel]:
                 if np.isfinite(lesser).any():
                     marks.append(Line(x, lesser, hue, "the smaller model", width=1.0, alpha=0.8, dash="dotted"))
         ticks = tuple((tpot * 1e3, f"{tpot * 1e3:g}") for tpot in dict.fromkeys(one.slo.tpot_s or 0.0 for one in mine))
-        none = "" if len(marks) > 1 and any(isinstance(mark, Line) for mark in marks) else "nowhere do both kinds meet the limits"
+        reasons = [one.unknown for one in mine if one.unknown]
+        none = next(iter(reasons), "nowhere do both kinds meet the limits")
+        none = "" if len(marks) > 1 and any(isinstance(mark, Line) for mark in marks) else none
         title, ends = f"{CLAIMS[key].split(',')[0]}: {named}", [at for at, _ in ticks]
         x_range = (min(ends) / 1.1, max(ends) * 1.25)  # names of lines stand beyond the last place
         yield Panel(title, "TPOT limit (ms)", "times", tuple(marks), none, x_range, x_log=True, x_ticks=ticks, height=1.7)
@@ -191,10 +197,11 @@ def _rank(label: str) -> int:
 def _cell(duel: Duel) -> str:
     if duel.gain is not None:
         return f"{duel.gain:.2f}"
-    return {"aggregated": "A only", "disaggregated": "D only"}.get(duel.winner, "–")
+    return {"aggregated": "A only", "disaggregated": "D only", "unknown": "?"}.get(duel.winner, "–")
 
 
 def _tip(duel: Duel) -> str:
     sides = [str(one) for one in (duel.disaggregated, duel.aggregated) if one is not None]
     gain = f"{duel.gain:.2f} times: " if duel.gain is not None else ""
-    return f"{gain}{' against '.join(sides)}" if sides else duel.reason or "no split of either kind meets the SLO"
+    told = [f"{gain}{' against '.join(sides)}" if sides else "", duel.why_unknown]
+    return "; ".join(text for text in told if text) or "no split of either kind meets the SLO"

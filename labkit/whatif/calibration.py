@@ -2,8 +2,8 @@
 
 The correction is one factor for each of TTFT, TPOT and requests a second, for aggregated and for disaggregated splits apart: the
 geometric mean of measured over projected. An error is |corrected / measured − 1|, of a run that the factors were not fitted to:
-each run in turn, or those that are named. Open loops have no error of throughput, their rate was given to both: without a closed
-loop throughput is corrected by the inverse of TPOT's factor, and its error is unknown.
+each run in turn, or those that are named; of one kind it says nothing of the other. Open loops have no error of throughput, their
+rate was given to both: without a closed loop throughput is corrected by the inverse of TPOT's factor, and its error is unknown.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from labkit.errors import ProjectionError
 from labkit.spec import Role
 from labkit.whatif.at_load import at_load
 from labkit.whatif.observed import Observation
-from labkit.whatif.workers import Setting, WorkerPoint, Workers
+from labkit.whatif.workers import KINDS, Beyond, Setting, WorkerPoint, Workers
 
 QUANTITIES: Final = ("ttft", "tpot", "throughput")
 _LABELS: Final = {"ttft": "TTFT", "tpot": "TPOT", "throughput": "throughput"}
-KINDS: Final = ("aggregated", "disaggregated")
 _LEAST_RUNS: Final = 2
 
 Ask = Callable[[Setting], Workers]
@@ -72,7 +71,7 @@ class Calibration:
 
     Attributes:
         factors: by kind and quantity: measured over projected. A kind or quantity that was not measured is absent.
-        errors: by quantity; absent where no held-out run tells it.
+        errors: by kind and quantity; absent where no held-out run tells it.
         range: within which it holds.
         runs: that it was fitted to in the end: all of them, or those not held out.
         held_out: whose errors these are.
@@ -80,7 +79,7 @@ class Calibration:
     """
 
     factors: Mapping[str, Mapping[str, float]]
-    errors: Mapping[str, HeldOutError]
+    errors: Mapping[str, Mapping[str, HeldOutError]]
     range: Range
     runs: tuple[str, ...]
     held_out: tuple[str, ...]
@@ -89,14 +88,23 @@ class Calibration:
     @property
     def words(self) -> str:
         """The error, a sentence to stand beside every projected number."""
-        known = [f"{_LABELS[name]} {self.errors[name]}" for name in QUANTITIES if name in self.errors]
-        lacking = [_LABELS[name] for name in QUANTITIES if name not in self.errors]
-        unknown = f"; of {' and '.join(lacking)} unknown (no closed loop was held out)" if lacking else ""
+        told = " ".join(f"{kind.capitalize()}: {self._told(kind)}." for kind in KINDS)
         beyond = " Asked for beyond the calibrated range: there the error is unknown." if self.extrapolate else ""
-        return f"Error on held-out runs: {'; '.join(known)}{unknown}. Calibrated on {self.range}.{beyond}"
+        return f"Error on held-out runs. {told} Calibrated on {self.range}.{beyond}"
+
+    def error_of(self, kind: str, quantity: str) -> HeldOutError | None:
+        """``None``: unknown."""
+        return self.errors.get(kind, {}).get(quantity)
+
+    def _told(self, kind: str) -> str:
+        known = [f"{_LABELS[name]} {error}" for name in QUANTITIES if (error := self.error_of(kind, name)) is not None]
+        if not known:
+            return "unknown, none was measured" if kind not in self.factors else "unknown, no run of it could be held out"
+        lacking = [_LABELS[name] for name in QUANTITIES if self.error_of(kind, name) is None]
+        return "; ".join([*known, *([f"{' and '.join(lacking)} unknown (no closed loop was held out)"] if lacking else [])])
 
     def applied(self, workers: Workers) -> Workers:
-        """The workers corrected; those outside of the calibrated range are left out, or kept where ``extrapolate`` is set.
+        """The workers corrected; those outside of the calibrated range go into ``beyond``, or stay where ``extrapolate`` is set.
 
         Raises:
             ProjectionError: the GPU or a length is outside, or no worker is left.
@@ -104,15 +112,20 @@ class Calibration:
         asked = workers.setting
         if not self.extrapolate:
             self._check(asked)
-        points = [self._corrected(point) for point in workers.points if self.extrapolate or self._holds(point)]
+        points: list[WorkerPoint] = []
+        left_out: dict[str, list[WorkerPoint]] = {}
+        for point in workers.points:
+            inside = self.extrapolate or self._holds(point)
+            (points if inside else left_out.setdefault(_kind(point), [])).append(self._corrected(point))
         if not points:
             raise ProjectionError(f"no worker of {asked} is within the calibrated range: {self.range}", remedy=_BEYOND)
-        beyond = len(workers.points) - len(points)
+        count = len(workers.points) - len(points)
         notes = (
             *workers.notes,
-            *([f"{beyond} of {len(workers.points)} workers are beyond the calibrated range"] if beyond else []),
+            *([f"{count} of {len(workers.points)} workers are beyond the calibrated range"] if count else []),
         )
-        return Workers(asked, f"{workers.source}, corrected by {len(self.runs)} runs", tuple(points), notes)
+        beyond = {kind: Beyond(self._measured(kind), kind in self.factors, tuple(found)) for kind, found in left_out.items()}
+        return Workers(asked, f"{workers.source}, corrected by {len(self.runs)} runs", tuple(points), notes, beyond)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -123,7 +136,11 @@ class Calibration:
         """What ``to_dict`` made."""
         held = {**data["range"], **{name: tuple(data["range"][name]) for name in ("systems", "models", "isl", "osl", "batch")}}
         held["tps"] = {role: tuple(tps) for role, tps in held["tps"].items()}
-        errors = {name: HeldOutError(**error) for name, error in data["errors"].items()}
+        errors = {
+            kind: {name: HeldOutError(**error) for name, error in found.items()}
+            for kind, found in data["errors"].items()
+            if kind in KINDS  # earlier labkits pooled both: whose errors those were is not known
+        }
         return cls(
             data["factors"], errors, Range(**held), tuple(data["runs"]), tuple(data["held_out"]), bool(data["extrapolate"])
         )
@@ -144,8 +161,16 @@ class Calibration:
             return point.batch == 1
         return math.floor(self.range.batch[0]) <= point.batch <= math.ceil(self.range.batch[1])
 
+    def _measured(self, kind: str) -> str:
+        """What there was of a kind, for whoever asks about more."""
+        if kind not in self.factors:
+            return f"no {kind} split was measured"
+        roles = [Role.AGGREGATED] if kind == KINDS[0] else [Role.PREFILL, Role.DECODE]
+        degrees = " and ".join(f"{role.noun} TP {'/'.join(map(str, self.range.tps.get(role.value, ())))}" for role in roles)
+        return f"{kind} splits were measured only with {degrees} and {_span(self.range.batch)} requests in flight a worker"
+
     def _corrected(self, point: WorkerPoint) -> WorkerPoint:
-        mine = self.factors.get(KINDS[point.role is not Role.AGGREGATED], {})
+        mine = self.factors.get(_kind(point), {})
         ttft, tpot = mine.get("ttft", 1.0), mine.get("tpot", 1.0)
         rate = mine.get("throughput", 1 / tpot)  # of as many requests in flight, more slowly served
         return replace(point, ttft_s=point.ttft_s * ttft, tpot_s=point.tpot_s * tpot, request_hz=point.request_hz * rate)
@@ -200,19 +225,22 @@ def calibrate(
     if len(runs) < _LEAST_RUNS or not judged or not fitted:
         return NoCalibration(_why_not(runs, judged, said))
     rounds = [apart] if apart else [{run} for run in judged]
-    deviations: dict[str, list[float]] = {}
+    deviations: dict[str, dict[str, list[float]]] = {}
     for out in rounds:
         factors = _fit([one for one in held if one.run not in out])
         for one in held:
             for name, ratio in one.ratios.items() if one.run in out else ():
                 factor = factors.get(one.kind, {}).get(name)
                 if factor is not None:
-                    deviations.setdefault(name, []).append(abs(factor / ratio - 1))
+                    deviations.setdefault(one.kind, {}).setdefault(name, []).append(abs(factor / ratio - 1))
     if not deviations:
         return NoCalibration("no run that was held out is of a kind of split that the others measured")
     return Calibration(
         factors=_fit(fitted),
-        errors={name: HeldOutError(sum(found) / len(found), max(found), len(found)) for name, found in deviations.items()},
+        errors={
+            kind: {name: HeldOutError(sum(found) / len(found), max(found), len(found)) for name, found in mine.items()}
+            for kind, mine in deviations.items()
+        },
         range=_range(fitted),
         runs=tuple(dict.fromkeys(one.run for one in fitted)),
         held_out=judged,
@@ -289,6 +317,10 @@ def _why_not(runs: Sequence[str], judged: Sequence[str], said: Sequence[str]) ->
     if len(runs) < _LEAST_RUNS:
         return f"one measured run can be held against a projection, and it takes two: one to fit, one to judge by{because}"
     return f"{'all runs are held out, none is left to fit' if judged else 'none of the runs to hold out was measured'}{because}"
+
+
+def _kind(point: WorkerPoint) -> str:
+    return KINDS[point.role is not Role.AGGREGATED]
 
 
 def _span(ends: tuple[float, float]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from labkit.errors import ProjectionError
 from labkit.spec import Slo, Topology
 from labkit.whatif.projected import Projected, deployment
-from labkit.whatif.winning import Ask, Duel, duel
+from labkit.whatif.winning import Ask, Best, Duel, duel, met
 from labkit.whatif.workers import Setting
 
 ISL, OSL = 3000, 150
@@ -39,12 +39,13 @@ class ClaimedPlace:
         claim: its key in the report.
         model: that was projected.
         slo: the limits that both kinds met.
-        aggregated, disaggregated: the deployments; ``None`` where none meets the limits.
+        aggregated, disaggregated: the deployments; ``None`` where none meets the limits, or none was projected.
         named: which splits were asked for by name; empty where each kind's best was.
         holds: whether the claim does here; ``None`` where it cannot be told.
         short: the gain, for a cell of a table.
         words: the numbers, projected.
         smaller: the gain of the smaller model, where sizes are held against each other.
+        unknown: which kind was not projected, and why; empty where both were.
     """
 
     claim: str
@@ -57,6 +58,7 @@ class ClaimedPlace:
     short: str
     words: str
     smaller: float | None = None
+    unknown: str = ""
 
     @property
     def where(self) -> str:
@@ -116,10 +118,13 @@ def _llama(ask: Ask, setting: Setting, limits: Sequence[Slo]) -> Iterator[Claime
 def _gpt_oss(ask: Ask, setting: Setting, limits: Sequence[Slo]) -> Iterator[ClaimedPlace]:
     workers = ask(setting)
     for slo in limits:
-        split = deployment(workers, ONE_AND_ONE, slo)
         for other in OTHERS:
-            met = Duel("", "", deployment(workers, other, slo), split)
-            yield _place("gpt_oss", setting.model, slo, met, f"{ONE_AND_ONE} against {other}")
+            found = met(workers, slo, _of(other), _of(ONE_AND_ONE))
+            yield _place("gpt_oss", setting.model, slo, found, f"{ONE_AND_ONE} against {other}")
+
+
+def _of(split: Topology) -> Best:
+    return lambda workers, slo: deployment(workers, split, slo)
 
 
 def _sizes(ask: Ask, setting: Setting, limits: Sequence[Slo]) -> Iterator[ClaimedPlace]:
@@ -132,31 +137,34 @@ def _sizes(ask: Ask, setting: Setting, limits: Sequence[Slo]) -> Iterator[Claime
         words = f"projected: {large_b:g}B gains {_times(greater)}, {small_b:g}B {_times(lesser)}"
         named, short = f"{large_b:g}B / {small_b:g}B on 8 GPUs", f"{_short(greater)} / {_short(lesser)}"
         both = greater.aggregated, greater.disaggregated
-        yield ClaimedPlace("large_models", large, slo, *both, named, holds, short, words, lesser.gain)
+        unknown = greater.why_unknown or lesser.why_unknown
+        yield ClaimedPlace("large_models", large, slo, *both, named, holds, short, words, lesser.gain, unknown)
 
 
-def _place(claim: str, model: str, slo: Slo, met: Duel, named: str) -> ClaimedPlace:
-    wanted = WANTED[claim]
-    holds = None if met.gain is None else met.gain > wanted if wanted == 1 else met.gain >= wanted
-    if met.aggregated is not None and met.disaggregated is None:
+def _place(claim: str, model: str, slo: Slo, found: Duel, named: str) -> ClaimedPlace:
+    wanted, a, d = WANTED[claim], found.aggregated, found.disaggregated
+    holds = None if found.gain is None else found.gain > wanted if wanted == 1 else found.gain >= wanted
+    if a is not None and d is None and not found.unknown:
         holds = False  # what the claim promises cannot be had, and the other can
     sides = " against ".join(
         str(one) if one else f"no {kind} split"
-        for kind, one in (("disaggregated", met.disaggregated), ("aggregated", met.aggregated))
+        for kind, one in (("disaggregated", d), ("aggregated", a))
+        if kind not in found.unknown
     )
-    return ClaimedPlace(
-        claim, model, slo, met.aggregated, met.disaggregated, named, holds, _short(met), f"{_times(met)}: {sides}"
-    )
+    words = ": ".join(text for text in (_times(found), sides) if text)
+    return ClaimedPlace(claim, model, slo, a, d, named, holds, _short(found), words, unknown=found.why_unknown)
 
 
-def _short(met: Duel) -> str:
-    if met.gain is not None:
-        return f"{met.gain:.2f}"
-    return "D only" if met.disaggregated else "A only" if met.aggregated else "–"
+def _short(found: Duel) -> str:
+    if found.gain is not None:
+        return f"{found.gain:.2f}"
+    return {"disaggregated": "D only", "aggregated": "A only", "unknown": "?"}.get(found.winner, "–")
 
 
-def _times(met: Duel) -> str:
-    if met.gain is not None:
-        return f"{met.gain:.2f} times"
-    only = "disaggregated" if met.disaggregated else "aggregated" if met.aggregated else ""
+def _times(found: Duel) -> str:
+    if found.gain is not None:
+        return f"{found.gain:.2f} times"
+    if found.why_unknown:
+        return f"gain unknown ({found.why_unknown})"
+    only = "disaggregated" if found.disaggregated else "aggregated" if found.aggregated else ""
     return f"only {only} meets the limits" if only else "neither kind meets the limits"

@@ -7,10 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+import numpy as np
+
 from labkit.errors import LabError
 from labkit.experiments.points import estimates
 from labkit.experiments.sides import windows_of_side
-from labkit.measure.records import Window
+from labkit.measure.digest import Digest
+from labkit.measure.epochs import options_of
+from labkit.measure.records import UNRECORDED, Window
 from labkit.measure.simulated import is_simulated
 from labkit.spec import Topology
 from labkit.store.run import Run
@@ -33,6 +37,8 @@ SYSTEMS: Final = (
     (r"\bL4\b", "l4"),
     (r"\bA30\b", "a30"),
 )
+#: Requests of a closed loop, in times those in flight: then half or more neither began with the first nor ended with the last.
+_LEAST_ROUNDS: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +102,7 @@ def _observe(run: Run, side: str) -> Observation | str:
     """The observation, or why there is none."""
     records = run.digest()
     windows = windows_of_side(records, side)
-    unusable = next(_reasons(windows, run.manifest), None)
+    unusable = next(_reasons(windows, run.manifest, records), None)
     if unusable is not None:
         return unusable
     first = windows[0]
@@ -116,14 +122,14 @@ def _observe(run: Run, side: str) -> Observation | str:
         topology=Topology(first.topology),
         concurrency=float(load["concurrency"]) if closed else None,
         rate_hz=None if closed else float(load["rate"]),
-        step_tokens=int((run.manifest.get("options") or {}).get("max_num_batched_tokens") or STEP_TOKENS),
+        step_tokens=_step_tokens(run.manifest, first),
         ttft_s=ttft_s,
         tpot_s=tpot_s,
         request_hz=tok_s / osl if closed and tok_s else None,
     )
 
 
-def _reasons(windows: Sequence[Window], manifest: Mapping[str, Any]) -> Iterator[str]:
+def _reasons(windows: Sequence[Window], manifest: Mapping[str, Any], records: Digest) -> Iterator[str]:
     """Why a side cannot be held against a projection."""
     first = windows[0]
     if is_simulated(manifest):
@@ -143,9 +149,33 @@ def _reasons(windows: Sequence[Window], manifest: Mapping[str, Any]) -> Iterator
     for name in ("isl", "osl"):
         if not str(first.workload.get(name)).isdigit():
             yield f"its {name.upper()} is {first.workload.get(name)}: one length is needed"
+    if str(first.workload.get("osl")) == "1":
+        yield "its OSL is 1: answers of one token have no TPOT"
     load = first.workload
     if not isinstance(load.get("rate"), int | float) and not isinstance(load.get("concurrency"), int | float):
         yield "its load is neither a rate nor a number of requests in flight"
+    if len({_step_tokens(manifest, window) for window in windows}) > 1:
+        yield "its repeats had different chunk sizes"
+    yield from _unsteady(windows, records)
+
+
+def _unsteady(windows: Sequence[Window], records: Digest) -> Iterator[str]:
+    """A projection knows single requests, each prompt computed whole, in a load that goes on as it is."""
+    if any(window.workload.get("turns") not in (None, UNRECORDED) for window in windows):
+        yield "its requests are turns of conversations, whose prompts grow and repeat what went before"
+    if any(window.workload.get("prefix_groups") not in (None, 0, UNRECORDED) for window in windows):
+        yield "its prompts share prefixes, which a cache need not compute again"
+    for window in windows:
+        in_flight = window.workload.get("concurrency")
+        if window.workload.get("rate") is None and isinstance(in_flight, int | float):
+            sent = np.count_nonzero(records.requests["measurement"].to_numpy() == window.measurement)
+            if sent < _LEAST_ROUNDS * in_flight:
+                yield f"{sent} requests, {in_flight:g} in flight: fewer than {_LEAST_ROUNDS} rounds are a wave and no steady load"
+
+
+def _step_tokens(manifest: Mapping[str, Any], window: Window) -> int:
+    """Of the workers that served it: a change may have given them another chunk size than the launch did."""
+    return int((options_of(manifest, window.epoch) or {}).get("max_num_batched_tokens") or STEP_TOKENS)
 
 
 def _model(manifest: Mapping[str, Any]) -> str:

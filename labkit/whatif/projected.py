@@ -23,6 +23,7 @@ PREFILL_SHARE: Final = 0.9
 DECODE_SHARE: Final = 0.92
 TTFT_WAIT: Final = 1.8
 MOST_GPUS: Final = 1000
+NO_LIMITS: Final = Slo(ttft_s=None, tpot_s=None)
 _FRONTIER_POINTS: Final = 40
 
 
@@ -123,7 +124,7 @@ def nearest(
     if disaggregated:
         found = _disaggregated_all(workers, check_gpus(gpus), tps)
     else:
-        found = _aggregated(workers, check_gpus(gpus), _ANY, tps, chunked)
+        found = _aggregated(workers, check_gpus(gpus), NO_LIMITS, tps, chunked)
     return min(found, key=lambda one: (missed_by(one, slo), -one.request_hz), default=None)
 
 
@@ -285,6 +286,3 @@ def _of_pair(before: WorkerPoint, after: WorkerPoint, x: int, y: int, gpus: int,
 
 def _meets(ttft_s: float, tpot_s: float, slo: Slo) -> bool:
     return (slo.ttft_s is None or ttft_s <= slo.ttft_s) and (slo.tpot_s is None or tpot_s <= slo.tpot_s)
-
-
-_ANY: Final = Slo(ttft_s=None, tpot_s=None)

@@ -25,12 +25,12 @@ from labkit.spec import Model, Slo, Topology, Workload
 from labkit.spec.topology import Group
 from labkit.store.run import Run
 from labkit.whatif.at_load import STEP_TOKENS, at_load
-from labkit.whatif.calibration import KINDS, Calibration
+from labkit.whatif.calibration import Calibration
 from labkit.whatif.kept import SIMULATION, kept_workers
 from labkit.whatif.projected import Projected
 from labkit.whatif.study import WhatIf
 from labkit.whatif.timing_estimates import LINK_BYTES_S, StepEstimator, timing_from_estimates
-from labkit.whatif.workers import Workers
+from labkit.whatif.workers import KINDS, Workers
 
 #: Of a run's manifest.
 KEY: Final = "second_opinion"
@@ -149,7 +149,8 @@ def second_opinion(
     left_out: list[str] = ["asked for 0 s"] if seconds == 0 else []
     for kind, one in zip(KINDS, (found.aggregated, found.disaggregated), strict=True) if seconds != 0 else ():
         if one is None:
-            left_out.append(f"{kind}: no split meets the SLO")
+            why = found.unknown.get(kind)
+            left_out.append(f"{kind}: not projected, {why}" if why else f"{kind}: no split meets the SLO")
             continue
         try:
             sides.append(_simulate(run, found, kind, one, seconds, load, estimator, tell))
@@ -207,7 +208,7 @@ def _simulate(
             "a hub id has no tokenizer here", remedy="name a bundled shape, or a folder with config and tokenizer"
         )
     with TemporaryDirectory(prefix="labkit-timing-") as folder:
-        profiles = _profiles(found, kind, one, estimator)
+        profiles = profiles_of(found, kind, one, estimator)
         cores = min(float(len(node.cores)), node.cpu_limit or math.inf)
         part = part_of(one, setting.isl, setting.osl, profiles, cores, load)
         timing = save_timing((profile.stretched(part.stretch) for profile in profiles.values()), Path(folder) / "timing")
@@ -232,20 +233,34 @@ def _simulate(
         topology=str(one.topology), simulated=str(part.topology), share=part.share, stretch=part.stretch,
         request_hz=(workload.rate or 0.0) * part.stretch, requests=int(summary["completed"] or 0),
         static_ttft_s=None if static is None else static.ttft_s, static_tpot_s=None if static is None else static.tpot_s,
-        **times, attained=summary["slo_attainment"], run=lab.run.id, notes=(*notes, *marks),
+        **times, attained=summary["slo_attainment"], run=lab.run.id, notes=(*notes, *_uncorrected(found, kind), *marks),
     )  # fmt: skip
 
 
-def _profiles(found: WhatIf, kind: str, one: Projected, estimator: StepEstimator | None) -> dict[int, TimingProfile]:
-    """Of each degree that the split has, corrected as the projection is."""
+def profiles_of(found: WhatIf, kind: str, one: Projected, estimator: StepEstimator | None) -> dict[int, TimingProfile]:
+    """Of each degree that the split has: steps corrected as the projection is, but for prefills of a disaggregated split.
+
+    Their TTFT was fitted to 1.8 steps, for the queue, and a measured one does not tell step, queue and handover apart. Runs with
+    idle prefill workers would make steps nearly twice too short; with 1.8 taken out, busy ones would make them too long, by a
+    queue that the simulation adds again. So these steps stay as projected.
+    """
     setting, error = found.question.setting, found.error
     factors = error.factors.get(kind, {}) if isinstance(error, Calibration) else {}
+    prefill = 1.0 if kind == KINDS[1] else factors.get("ttft", 1.0)
+    told = (error.words, *(f"{note[0].upper()}{note[1:]}." for note in _uncorrected(found, kind)))
     make = partial(
         timing_from_estimates, setting.model, setting.system, engine=setting.engine, longest=setting.isl + setting.osl,
-        kv_transfer_bytes_s=LINK_BYTES_S, factors=(factors.get("ttft", 1.0), factors.get("tpot", 1.0)),
-        error=error.words if isinstance(error, Calibration) else "", estimator=estimator,
+        kv_transfer_bytes_s=LINK_BYTES_S, factors=(prefill, factors.get("tpot", 1.0)),
+        error=" ".join(told) if isinstance(error, Calibration) else "", estimator=estimator,
     )  # fmt: skip
     return {tp: make(tp=tp) for tp in {group.tp for group in one.topology.groups}}
+
+
+def _uncorrected(found: WhatIf, kind: str) -> tuple[str, ...]:
+    """What of a calibration does not reach the simulation."""
+    if kind != KINDS[1] or not isinstance(found.error, Calibration) or "ttft" not in found.error.factors.get(kind, {}):
+        return ()
+    return ("simulated prefill steps are not corrected: a measured TTFT is step and queue in one",)
 
 
 def _workload(found: WhatIf, one: Projected, part: Part, seconds: float | None, load: float) -> tuple[Workload, tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -113,7 +113,7 @@ class WhatIf:
         question: what was asked.
         source: who said so.
         error: how far off it is known to be, or why that is not known.
-        aggregated, disaggregated: the best split of each kind under the SLO; ``None`` where it has none.
+        aggregated, disaggregated: the best split of each kind under the SLO; ``None`` where it has none, or none was projected.
         infeasible: where neither has one: what would be nearest.
         frontiers: aggregated and disaggregated, over all limits of TPOT, under the SLO's limit of TTFT.
         along: the best of each kind at each limit of TPOT, with the SLO's limit of TTFT.
@@ -121,6 +121,7 @@ class WhatIf:
         claims: the published ones, recomputed.
         kv_bytes: that one request moves from prefill to decode, which the projection does not count; ``None`` where unknown.
         notes: what is missing.
+        unknown: kind → why none of its splits was projected.
     """
 
     question: Question
@@ -135,11 +136,12 @@ class WhatIf:
     claims: tuple[ClaimedPlace, ...]
     kv_bytes: int | None
     notes: tuple[str, ...]
+    unknown: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def met(self) -> Duel:
         """The two best splits, held against each other."""
-        return Duel("", "", self.aggregated, self.disaggregated)
+        return Duel("", "", self.aggregated, self.disaggregated, unknown=self.unknown)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -176,12 +178,11 @@ def project(question: Question, ask: Ask, error: Calibration | NoCalibration, *,
 
     gpus, slo, tps, setting = question.gpus, question.slo, question.tps, question.setting
     workers, infeasible = corrected(setting), ""
-    a: Projected | None = None
-    d: Projected | None = None
+    met = duel(workers, gpus, slo, tps=tps)
     try:
-        a, d = require(workers, gpus, slo, tps=tps)
+        require(workers, gpus, slo, tps=tps)
     except InfeasibleSlo as missed:
-        infeasible = f"{missed.what}; {missed.remedy}"
+        infeasible = "" if met.unknown else f"{missed.what}; {missed.remedy}"
     limits = [Slo(ttft_s=slo.ttft_s, tpot_s=tpot) for tpot in question.tpots_s]
     first = Slo(ttft_s=slo.ttft_s, tpot_s=None)
     maps: list[WinningMap] = []
@@ -199,8 +200,8 @@ def project(question: Question, ask: Ask, error: Calibration | NoCalibration, *,
         question=question,
         source=workers.source,
         error=error,
-        aggregated=a,
-        disaggregated=d,
+        aggregated=met.aggregated,
+        disaggregated=met.disaggregated,
         infeasible=infeasible,
         frontiers=(
             frontier(workers, gpus, first, disaggregated=False, tps=tps),
@@ -211,6 +212,7 @@ def project(question: Question, ask: Ask, error: Calibration | NoCalibration, *,
         claims=claimed_places(corrected, system=setting.system, engine=setting.engine) if question.claims else (),
         kv_bytes=_kv_bytes(setting),
         notes=workers.notes,
+        unknown=met.unknown,
     )
 
 

@@ -48,7 +48,7 @@ def timing_from_estimates(
         tp: GPUs of the worker.
         longest: tokens of the longest prompt or context that it must hold for.
         kv_transfer_bytes_s: of a GPU's link; a worker has ``tp`` of them. ``None``: the transfer takes no time.
-        factors: of a calibration, for prefill and for decode steps.
+        factors: of single steps, measured over projected: of prefill and of decode.
         error: on held-out runs, where calibrated.
         estimator: AIConfigurator by default.
 

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from labkit.errors import ProjectionError
 from labkit.spec import Slo
-from labkit.whatif.projected import Projected, best
-from labkit.whatif.workers import DEGREES, Setting, Workers
+from labkit.whatif.projected import NO_LIMITS, Projected, best
+from labkit.whatif.workers import DEGREES, KINDS, Setting, Workers
 
 #: Gains between 1 / this and this are called equal: a model of performance does not tell them apart.
 EVEN: Final = 1.05
 
 Ask = Callable[[Setting], Workers]
+#: The best of some splits under an SLO.
+Best = Callable[[Workers, Slo], Projected | None]
+#: What ``Duel.winner`` may be.
+WINNERS: Final = ("disaggregated", "aggregated", "even", "neither", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
 class Duel:
-    """The best split of each kind in one place; ``None`` where no split of the kind meets the SLO.
+    """The best split of each kind in one place; ``None`` where no split of the kind meets the SLO, or none was projected.
 
     Attributes:
         x, y: the place, in the words of the map's axes.
         aggregated, disaggregated: the best of each kind.
-        reason: why neither is there, where it is not the SLO.
+        reason: why nothing was projected here.
+        unknown: kind → why it was not projected: beyond what was measured, it may well meet the SLO.
     """
 
     x: str
@@ -32,6 +37,7 @@ class Duel:
     aggregated: Projected | None
     disaggregated: Projected | None
     reason: str = ""
+    unknown: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def gain(self) -> float | None:
@@ -42,7 +48,9 @@ class Duel:
 
     @property
     def winner(self) -> str:
-        """``disaggregated``, ``aggregated``, ``even``, or ``neither``: no split meets the SLO here."""
+        """One of ``WINNERS``. ``neither``: no split meets the SLO here; ``unknown``: a kind was not projected."""
+        if self.reason or self.unknown:
+            return "unknown"
         gain = self.gain
         if gain is not None:
             return "disaggregated" if gain >= EVEN else "aggregated" if gain < 1 / EVEN else "even"
@@ -53,7 +61,14 @@ class Duel:
         both = {
             kind: one and one.to_dict() for kind, one in (("aggregated", self.aggregated), ("disaggregated", self.disaggregated))
         }
-        return {"x": self.x, "y": self.y, "winner": self.winner, "gain": self.gain, "reason": self.reason, **both}
+        place = {"x": self.x, "y": self.y, "winner": self.winner, "gain": self.gain}
+        return {**place, "reason": self.reason, "unknown": dict(self.unknown), **both}
+
+    @property
+    def why_unknown(self) -> str:
+        """What was not projected, and why, in a sentence; empty where all was."""
+        told = [f"{kind} not projected: {why}" for kind, why in self.unknown.items()]
+        return "; ".join([f"not projected: {self.reason}"] if self.reason else told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +105,33 @@ class WinningMap:
 
 def duel(workers: Workers, gpus: int, slo: Slo, *, x: str = "", y: str = "", tps: Sequence[int] = DEGREES) -> Duel:
     """The best split of each kind under an SLO."""
-    a, d = (best(workers, gpus, slo, disaggregated=kind, tps=tps) for kind in (False, True))
-    return Duel(x, y, a, d)
+
+    def best_of(kind: str) -> Best:
+        return lambda among, limits: best(among, gpus, limits, disaggregated=kind == KINDS[1], tps=tps)
+
+    return met(workers, slo, *map(best_of, KINDS), x=x, y=y)
+
+
+def met(workers: Workers, slo: Slo, aggregated: Best, disaggregated: Best, *, x: str = "", y: str = "") -> Duel:
+    """The best of some aggregated and of some disaggregated splits; a kind that has none here may be unknown."""
+    a, d = aggregated(workers, slo), disaggregated(workers, slo)
+    unknown = {
+        kind: why
+        for kind, one, find in zip(KINDS, (a, d), (aggregated, disaggregated), strict=True)
+        if one is None and (why := _not_projected(workers, kind, slo, find))
+    }
+    return Duel(x, y, a, d, unknown=unknown)
+
+
+def _not_projected(workers: Workers, kind: str, slo: Slo, find: Best) -> str:
+    """Why nobody can say that no split of a kind meets the SLO: what a calibration left out may. Empty where it can be said."""
+    gone = workers.beyond.get(kind)
+    if gone is None:
+        return ""
+    whole = replace(workers, points=(*workers.points, *gone.points))
+    if not gone.measured or find(workers, NO_LIMITS) is None:  # none of these splits was projected
+        return gone.reason if find(whole, NO_LIMITS) is not None else ""
+    return gone.reason if find(whole, slo) is not None else ""
 
 
 def map_of_lengths(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from labkit.whatif.calibration import Calibration
 from labkit.whatif.claimed import ClaimedPlace
 from labkit.whatif.projected import TTFT_WAIT
-from labkit.whatif.winning import EVEN, Duel, WinningMap
+from labkit.whatif.winning import EVEN, WINNERS, Duel, WinningMap
+from labkit.whatif.workers import KINDS
 
 if TYPE_CHECKING:
     from labkit.whatif.study import WhatIf
 
 _WIDTH: Final = 96
+_MOST_REASONS: Final = 2
 _HOLDS: Final = "✓ where it does"
 _CELLS: Final = "\0"  # a line of a table: never folded
 _LINK_BYTES_S: Final = 50e9  # 400 Gb/s, one adapter of an H100 node a GPU
@@ -45,19 +49,17 @@ def _answer(found: WhatIf) -> Iterator[str]:
         yield f"Infeasible: {found.infeasible}."
         return
     met = found.met
-    for kind, one in (("Aggregated", found.aggregated), ("Disaggregated", found.disaggregated)):
-        yield f"{kind}: {one if one else 'no split meets the SLO'}."
+    for kind, one in zip(KINDS, (found.aggregated, found.disaggregated), strict=True):
+        lacks = f"not projected, {found.unknown[kind]}" if kind in found.unknown else "no split meets the SLO"
+        yield f"{kind.capitalize()}: {one or lacks}."
     yield _advice(met, found)
 
 
 def _advice(met: Duel, found: WhatIf) -> str:
     gain = met.gain
-    worst = getattr(found.error, "errors", {}).get("throughput")
-    doubt = (
-        f" The gain is smaller than the worst error of throughput ({worst.worst:.0%}): measure both before you decide."
-        if worst is not None and gain is not None and abs(gain - 1) <= worst.worst
-        else ""
-    )
+    doubt = _doubt(gain, found.error) if gain is not None and isinstance(found.error, Calibration) else ""
+    if met.unknown:
+        return _measure(met)
     if gain is None:
         only = met.disaggregated or met.aggregated
         return f"Do: launch {only.topology if only else ''}; the other kind does not meet the SLO."
@@ -69,12 +71,36 @@ def _advice(met: Duel, found: WhatIf) -> str:
     return f"Do: try {better and better.topology}, projected at {times:.2f} times the output per GPU of the other kind.{doubt}"
 
 
+def _measure(met: Duel) -> str:
+    """What to do where a kind was not projected: it may be the better one."""
+    kinds, only = " and ".join(met.unknown), met.disaggregated or met.aggregated
+    known = f"whether {only.topology} is the better kind" if only else "whether any split meets the SLO"
+    return f"Do: measure {kinds} splits there; {known} is not known until then (or give extrapolate=True: its error is unknown)."
+
+
+def _doubt(gain: float, error: Calibration) -> str:
+    """Whether the errors of throughput of both kinds together could be the whole of a gain."""
+    a, d = (error.error_of(kind, "throughput") for kind in KINDS)
+    if a is None or d is None:
+        lacking = " and ".join(kind for kind, one in zip(KINDS, (a, d), strict=True) if one is None)
+        return f" The error of {lacking} throughput is unknown: measure both before you decide."
+    # An error is of projected over measured: the least and the most that the gain may be in truth.
+    least = gain * (1 - a.worst) / (1 + d.worst)
+    most = gain * (1 + a.worst) / (1 - d.worst) if d.worst < 1 else math.inf
+    if not least <= 1 <= most:
+        return ""
+    worst = f"aggregated {a.worst:.0%}, disaggregated {d.worst:.0%}"
+    return f" The gain is smaller than the worst errors of throughput ({worst}): measure both before you decide."
+
+
 def _maps(maps: Sequence[WinningMap]) -> Iterator[str]:
     for one in maps:
-        counted = {kind: one.count(kind) for kind in ("disaggregated", "aggregated", "even", "neither")}
+        counted = {kind: one.count(kind) for kind in WINNERS}
         counts = ", ".join(f"{kind} in {count}" for kind, count in counted.items() if count)
         places = f"{len(one.duels)} place{'s' * (len(one.duels) != 1)}"
         yield f"Over {one.x_label} and {one.y_label} ({one.fixed}), {places} projected: {counts}."
+        if reasons := list(dict.fromkeys(duel.why_unknown for duel in one.duels if duel.why_unknown)):
+            yield f"  unknown: {'; '.join(reasons[:_MOST_REASONS])}{'; …' if len(reasons) > _MOST_REASONS else ''}."
         gains = [duel for duel in one.duels if duel.gain is not None]
         if gains:
             most, least = (pick(gains, key=lambda duel: duel.gain or 0.0) for pick in (max, min))
@@ -89,7 +115,11 @@ def _claims(claims: Sequence[ClaimedPlace]) -> Iterator[str]:
         told = [one for one in mine if one.holds is not None]
         pro = [one for one in told if one.holds]
         yield ""
-        yield f"{title}: projected to hold in {len(pro)} of {len(told)} places ({_HOLDS})."
+        if told:
+            yield f"{title}: projected to hold in {len(pro)} of {len(told)} places ({_HOLDS})."
+        else:
+            why = next((one.unknown for one in mine if one.unknown), "both kinds meet the limits nowhere")
+            yield f"{title}: cannot be told; {why}."
         yield from _grid(mine)
 
 

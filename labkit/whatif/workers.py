@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Protocol, Self
 
 from labkit.errors import SpecError
 from labkit.spec import Role
 
+#: Of splits.
+KINDS: Final = ("aggregated", "disaggregated")
 #: TP degrees of workers within a node of eight GPUs.
 DEGREES: Final = (1, 2, 4, 8)
 _MOST_TOKENS: Final = 1_000_000
@@ -71,6 +73,21 @@ class WorkerPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Beyond:
+    """Workers of one kind of split that a calibration left out.
+
+    Attributes:
+        reason: what was measured of the kind instead, in words.
+        measured: whether anything was.
+        points: corrected as far as they can be; nothing is told by them but that there is more than was measured.
+    """
+
+    reason: str
+    measured: bool
+    points: tuple[WorkerPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Workers:
     """Every worker that was asked about.
 
@@ -79,12 +96,14 @@ class Workers:
         source: who said so: name, version, and whose timings it rests on.
         points: that fit into memory.
         notes: what is missing, a sentence each.
+        beyond: by kind of split, what a calibration left out; not kept, since it is applied anew.
     """
 
     setting: Setting
     source: str
     points: tuple[WorkerPoint, ...]
     notes: tuple[str, ...] = ()
+    beyond: Mapping[str, Beyond] = field(default_factory=dict)
 
     def of(self, role: Role, tps: Iterable[int] | None = None, *, chunked: bool = True) -> list[WorkerPoint]:
         """The workers of a role.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,18 @@ def test_the_best_splits_stand_in_the_frontiers(found: WhatIf, figures: dict[str
     assert found.aggregated is not None
     assert found.disaggregated is not None
     assert words == [str(found.aggregated.topology), str(found.disaggregated.topology)]
+
+
+def test_a_place_with_a_kind_that_was_not_projected_has_no_winner(found: WhatIf):
+    why = "no disaggregated split was measured"
+    (first, *others) = found.maps
+    unknown = tuple(replace(duel, disaggregated=None, unknown={"disaggregated": why}) for duel in first.duels)
+    figures = whatif_figures(replace(found, maps=(replace(first, duels=unknown), *others)))
+    (panel,) = next(figure for figure in figures if figure.name == "projected_limits").panels
+    (boxes,) = [mark for mark in panel.marks if isinstance(mark, Rects)]
+    assert boxes.label == "not projected"
+    assert all(tip.endswith(f"disaggregated not projected: {why}") for tip in boxes.tips)
+    assert {mark.text for mark in panel.marks if isinstance(mark, Text)} == {"?"}
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "html"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,8 @@ def test_without_noise_the_law_is_found_and_the_error_is_none():
     assert isinstance(found, Calibration)
     for kind in ("aggregated", "disaggregated"):
         assert found.factors[kind] == pytest.approx({"ttft": TTFT, "tpot": TPOT, "throughput": RATE})
-    assert {name: error.count for name, error in found.errors.items()} == {"ttft": 4, "tpot": 4, "throughput": 4}
-    assert all(error.worst < 1e-9 for error in found.errors.values())
+        assert {name: error.count for name, error in found.errors[kind].items()} == {"ttft": 2, "tpot": 2, "throughput": 2}
+        assert all(error.worst < 1e-9 for error in found.errors[kind].values())
 
 
 def test_the_error_is_that_of_the_noise_and_the_worst_is_the_largest():
@@ -49,7 +50,7 @@ def test_the_error_is_that_of_the_noise_and_the_worst_is_the_largest():
     found = calibrate(observed, Law().workers)
     assert isinstance(found, Calibration)
     # E|exp(N(0, σ²)) − 1| ≈ σ·√(2/π); the factor itself is known to σ/√n.
-    for error in found.errors.values():
+    for error in found.errors["aggregated"].values():
         assert error.mean == pytest.approx(noise * math.sqrt(2 / math.pi), rel=0.35)
         assert error.mean < error.worst < 6 * noise
     assert found.factors["aggregated"]["tpot"] == pytest.approx(TPOT, rel=4 * noise / math.sqrt(count))
@@ -64,15 +65,40 @@ def test_errors_are_of_the_runs_that_were_held_out_alone():
     assert found.held_out == ("odd",)
     assert found.runs == ("good0", "good1", "good2")
     assert found.factors["aggregated"]["tpot"] == pytest.approx(TPOT), "what is held out is not fitted to"
-    assert found.errors["tpot"].mean == pytest.approx(0.5), "twice as long as projected: half of it is missing"
-    assert found.errors["tpot"].count == 1
+    assert found.errors["aggregated"]["tpot"].mean == pytest.approx(0.5), "twice as long as projected: half of it is missing"
+    assert found.errors["aggregated"]["tpot"].count == 1
 
 
 def test_sides_of_one_run_are_held_out_together():
     both = [measured("a", concurrency=4), measured("a", "1P3D", concurrency=4), measured("b", concurrency=8)]
     found = calibrate(both, Law().workers)
     assert isinstance(found, Calibration)
-    assert found.errors["tpot"].count == 2, "no other run measured a disaggregated split: nothing to judge it by"
+    assert found.errors["aggregated"]["tpot"].count == 2
+    assert set(found.errors) == {"aggregated"}, "no other run measured a disaggregated split: nothing to judge it by"
+
+
+def test_the_error_of_one_kind_is_none_of_the_other():
+    measured_odd = measured("p/d", "1P3D", concurrency=8)
+    odd = replace(measured_odd, tpot_s=measured_odd.tpot_s * 2)
+    both = [measured("a", concurrency=4), measured("b", concurrency=8), measured("c", "1P3D", concurrency=4), odd]
+    apart = calibrate(both, Law().workers)
+    assert isinstance(apart, Calibration)
+    assert apart.errors["aggregated"]["tpot"].worst < 1e-9
+    assert apart.errors["disaggregated"]["tpot"].worst == pytest.approx(1.0)
+    held = calibrate(both[:3], Law().workers, held_out=["b"])
+    assert isinstance(held, Calibration)
+    assert held.error_of("disaggregated", "tpot") is None, "a disaggregated split was fitted to, and none held out"
+    assert "Disaggregated: unknown, no run of it could be held out." in held.words
+    alone = calibrate(both[:2], Law().workers)
+    assert isinstance(alone, Calibration)
+    assert "Disaggregated: unknown, none was measured." in alone.words
+
+
+def test_errors_that_an_earlier_labkit_kept_for_both_kinds_are_known_of_neither():
+    found = calibrate([measured("a", concurrency=4), measured("b", concurrency=8)], Law().workers)
+    assert isinstance(found, Calibration)
+    kept = {**found.to_dict(), "errors": {"tpot": {"mean": 0.1, "worst": 0.2, "count": 2}}}
+    assert Calibration.from_dict(kept).errors == {}
 
 
 def test_the_correction_is_applied_to_workers_and_to_each_kind_its_own():
@@ -120,7 +146,7 @@ def test_an_open_loop_has_no_error_of_throughput():
     observed = [measured(f"r{at}", concurrency=None, rate=2.0 + at) for at in range(3)]
     found = calibrate(observed, Law().workers)
     assert isinstance(found, Calibration)
-    assert set(found.errors) == {"ttft", "tpot"}
+    assert set(found.errors["aggregated"]) == {"ttft", "tpot"}
     assert "throughput unknown" in found.words
     workers = Law().workers(setting())
     (before, after) = (one.of(Role.AGGREGATED, (2,))[0] for one in (workers, found.applied(workers)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,22 @@ from labkit.figures.draw import export
 from labkit.figures.marks import Dots, HLine
 from labkit.figures.second_opinion import second_opinion_figure
 from labkit.spec import Slo, Topology
-from labkit.whatif import Question, SecondOpinion, ask_whatif, kept_opinion, second_opinion
+from labkit.whatif import (
+    Calibration,
+    Question,
+    SecondOpinion,
+    WhatIf,
+    ask_whatif,
+    calibrate,
+    kept_opinion,
+    project,
+    second_opinion,
+)
 from labkit.whatif.projected import Projected
-from labkit.whatif.second_opinion import Opinion, part_of
+from labkit.whatif.second_opinion import Opinion, part_of, profiles_of
 from tests.support.profiles import handmade_profile
-from tests.support.projected import Law
+from tests.support.projected import PROMPT_S, Law, decode_s
+from tests.unit.whatif.test_calibration import TPOT, TTFT, measured
 
 ONE = Opinion(
     topology="8A", simulated="4A", share=0.5, stretch=2.0, request_hz=4.0, requests=120, static_ttft_s=0.2, static_tpot_s=0.010,
@@ -55,6 +67,33 @@ def test_a_worker_that_no_slow_motion_makes_small_enough_is_refused() -> None:
         part_of(projected("1A", 1000.0), 1000, 100, {1: handmade_profile()}, 2.0, 0.8)
 
 
+def calibrated(*splits: str) -> WhatIf:
+    """Projected, and corrected by runs of a law with known factors."""
+    runs = [measured(f"{split}{concurrency}", split, concurrency=concurrency) for split in splits for concurrency in (2, 30)]
+    asked = Question.of("llama-3.1-8b", isl=2000, osl=100, claims=False, isls=[], models=[], tpots_s=[])
+    return project(asked, Law().workers, calibrate(runs, Law().workers), tell=lambda text: None)
+
+
+def test_the_factor_of_a_queue_does_not_lengthen_the_prefill_steps_that_requests_queue_for() -> None:
+    found = calibrated("1P3D")
+    assert isinstance(found.error, Calibration)
+    assert found.error.factors["disaggregated"]["ttft"] == pytest.approx(TTFT), "fitted to 1.8 steps"
+    assert found.disaggregated is not None
+    profile = profiles_of(found, "disaggregated", found.disaggregated, Law())[1]
+    assert profile.prefill(2048) == pytest.approx(2048 * PROMPT_S)
+    assert profile.itl(16 * 2048, 2048) == pytest.approx(TPOT * decode_s(16, 1), rel=0.02)
+    assert "Simulated prefill steps are not corrected" in profile.error
+
+
+def test_steps_of_aggregated_workers_are_corrected_as_the_projection_is() -> None:
+    found = calibrated("2A@tp2")
+    assert found.aggregated is not None
+    profile = profiles_of(found, "aggregated", found.aggregated, Law())[2]
+    assert profile.prefill(2048) == pytest.approx(TTFT * 2048 * PROMPT_S / 2)
+    assert profile.itl(16 * 2048, 2048) == pytest.approx(TPOT * decode_s(16, 2), rel=0.02)
+    assert "not corrected" not in profile.error
+
+
 def test_the_table_says_what_is_simulated_and_what_stands_for_it() -> None:
     said = str(FOUND)
     assert said.startswith("Second opinion, simulated and not measured: Poisson arrivals at 80%")
@@ -88,5 +127,10 @@ def test_what_was_asked_for_0_seconds_is_kept_as_not_simulated(tmp_path: Path) -
     assert (opinion.sides, opinion.left_out) == ((), ("asked for 0 s",))
     assert kept_opinion(run) == opinion
     assert "Not simulated: asked for 0 s." in run.manifest["answer"]
+    unknown = {"disaggregated": "no disaggregated split was measured"}
+    opinion = second_opinion(run, replace(found, aggregated=None, disaggregated=None, unknown=unknown), estimator=Law())
+    assert opinion.left_out == (
+        "aggregated: no split meets the SLO", "disaggregated: not projected, no disaggregated split was measured",
+    )  # fmt: skip
     with pytest.raises(SpecError, match="is no share of the projected rate"):
         second_opinion(run, found, load=1.5)

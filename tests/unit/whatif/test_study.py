@@ -74,9 +74,9 @@ def test_own_runs_calibrate_it_and_what_is_beyond_them_is_refused(tmp_path: Path
         saved_run(tmp_path, f"gpu{at}", ("2A", "1P1D"), gpus=True, rate=rate, manifest=given)
     inside = question(isl=512, osl=32, ttft_s=None, tpot_s=None, claims=False)
     _, found = ask(tmp_path, inside)
-    assert "Error on held-out runs: TTFT" in str(found)
+    assert "Error on held-out runs. Aggregated: TTFT" in str(found)
     assert found.aggregated is not None
-    assert {duel.reason[:32] for duel in found.maps[1].duels if duel.winner == "neither"} == {"outside of the calibrated range:"}
+    assert {duel.reason[:32] for duel in found.maps[1].duels if duel.winner == "unknown"} == {"outside of the calibrated range:"}
     assert "corrected by 2 runs" in found.source
     with pytest.raises(ProjectionError, match=r"ISL 2000 \(calibrated: 512\)"):
         ask(tmp_path, question())

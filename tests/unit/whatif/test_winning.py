@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from labkit.errors import ProjectionError
 from labkit.spec import Slo
+from labkit.whatif.calibration import Calibration, calibrate
 from labkit.whatif.claimed import claimed_places
-from labkit.whatif.winning import EVEN, Duel, duel, map_of_lengths, map_of_limits, map_of_models
+from labkit.whatif.winning import EVEN, WINNERS, Duel, duel, map_of_lengths, map_of_limits, map_of_models
 from labkit.whatif.workers import Setting, Workers
 from tests.support.projected import Law, setting
+from tests.unit.whatif.test_calibration import TPOT, measured
 
 
 def test_the_gain_is_of_the_best_of_each_kind():
@@ -54,7 +58,54 @@ def test_a_place_that_cannot_be_projected_says_why():
     assert [one.reason for one in lengths.duels] == ["no data", ""]
     models = map_of_models(ask, setting(), 8, Slo(), ("gpt-oss-20b", "llama-3.1-8b"), (0.005, 0.010))
     assert [one.reason for one in models.duels] == ["no data", "no data", "", ""]
-    assert [one.winner for one in models.duels[:2]] == ["neither", "neither"]
+    assert [one.winner for one in models.duels[:2]] == ["unknown", "unknown"], "which is not that no split meets the SLO"
+
+
+AGGREGATED_ALONE = "no disaggregated split was measured"
+
+
+@pytest.fixture(scope="module")
+def one_kind() -> Calibration:
+    """Fitted to aggregated splits of TP 2 with 2 to 50 requests in flight a worker, and to nothing else."""
+    found = calibrate([measured("a", concurrency=4, isl=3000), measured("b", concurrency=100)], Law().workers)
+    assert isinstance(found, Calibration)
+    return replace(found, range=replace(found.range, osl=(100, 150)))
+
+
+def test_a_kind_that_was_not_measured_is_unknown_and_loses_nothing(one_kind: Calibration):
+    workers = one_kind.applied(Law().workers(setting()))
+    found = duel(workers, 8, Slo(ttft_s=1.0, tpot_s=0.010))
+    assert found.aggregated is not None
+    assert (found.disaggregated, found.winner) == (None, "unknown")
+    assert found.unknown == {"disaggregated": AGGREGATED_ALONE}
+    assert found.to_dict()["unknown"] == found.unknown
+    limits = map_of_limits(workers, 8, (0.5, 1.0), (0.005, 0.010))
+    assert limits.count("unknown") == 4
+    assert sum(limits.count(winner) for winner in WINNERS) == 4
+
+
+def test_a_kind_that_was_measured_elsewhere_is_unknown_where_there_would_be_a_split_within_the_limits(one_kind: Calibration):
+    workers = one_kind.applied(Law().workers(setting()))
+    other_tp = duel(workers, 8, Slo(ttft_s=1.0, tpot_s=0.020), tps=(4,))
+    assert other_tp.aggregated is None
+    assert "aggregated splits were measured only with aggregated TP 2 and 2 to 50 requests" in other_tp.unknown["aggregated"]
+    one_at_a_time = duel(workers, 8, Slo(ttft_s=1.0, tpot_s=TPOT * 0.0036), tps=(2,))
+    assert "aggregated" in one_at_a_time.unknown, "a batch of 1, which was not measured, may be fast enough"
+    beyond_all = duel(workers, 8, Slo(ttft_s=1.0, tpot_s=0.0001), tps=(2,))
+    assert "aggregated" not in beyond_all.unknown, "no batch is so fast, measured or not"
+    too_few = duel(workers, 1, Slo(ttft_s=1.0, tpot_s=0.010))
+    assert "disaggregated" not in too_few.unknown, "one GPU is no disaggregated split, measured or not"
+
+
+def test_a_claim_about_a_kind_that_was_not_measured_cannot_be_told(one_kind: Calibration):
+    places = claimed_places(lambda asked: one_kind.applied(Law().workers(asked)), ttfts_s=(1.0,), tpots_s=(0.010,))
+    assert {one.claim for one in places} == {"one_node", "two_nodes", "gpt_oss", "large_models"}
+    for place in places:
+        assert place.holds is None
+        assert AGGREGATED_ALONE in place.unknown
+        if place.claim == "one_node":
+            assert place.short == "?"
+            assert place.words.startswith(f"gain unknown (disaggregated not projected: {AGGREGATED_ALONE}): 4A@tp2")
 
 
 def test_every_claim_is_held_against_its_own_number():
