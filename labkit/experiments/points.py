@@ -87,7 +87,7 @@ def estimates(side: Side, slo: Slo | None, *, seed: int = 0, resamples: int = RE
     Intervals are by bootstrap over repeats, then requests, with two exceptions. What counts good requests has Wilson's score
     interval: no resample of twenty good requests has a bad one, and twenty do not show that there is none. And what arrives by
     chance is another number in another stretch: totals of an open loop have the spread of a compound Poisson sum, √Σx².
-    What is undefined, as a p99 of too few values, is absent. ``tok_s_per_user`` is 1 / median ITL.
+    What is undefined, as a p99 of too few values, is absent. ``tok_s_per_user`` is 1 / median TPOT.
     """
     measured = [measure(records, window, slo) for records, window in side]
     found: dict[str, Estimate] = {}
@@ -109,10 +109,10 @@ def estimates(side: Side, slo: Slo | None, *, seed: int = 0, resamples: int = RE
         if low is not None and high is not None:
             low, high = min(max(low, 0.0), value), max(high, value)  # rounding apart
         found[_NAMES[quantity.key]] = Estimate(value, low, high)
-    itl = found.get("itl_p50_s")
-    if itl is not None and itl.value > 0:
-        ends = (None if bound is None or bound <= 0 else 1 / bound for bound in (itl.high, itl.low))
-        found["tok_s_per_user"] = Estimate(1 / itl.value, *ends)
+    tpot = found.get("tpot_p50_s")
+    if tpot is not None and tpot.value > 0:
+        ends = (None if bound is None or bound <= 0 else 1 / bound for bound in (tpot.high, tpot.low))
+        found["tok_s_per_user"] = Estimate(1 / tpot.value, *ends)
     return found
 
 

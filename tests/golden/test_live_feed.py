@@ -59,7 +59,7 @@ def check(batches: list[Batch], records: Records, window: Window) -> tuple[LiveS
     whole = stats(batches, window.start_ns, window.end_ns + 1)
     assert whole.requests == recorded["ttft_n"]
     assert whole.gaps == recorded["chunk_gap_n"]
-    for name in ("ttft_p50_s", "ttft_p99_s", "itl_p50_s", "itl_p99_s"):
+    for name in ("ttft_p50_s", "ttft_p99_s", "itl_p50_s", "itl_p99_s", "tok_s_per_user"):
         assert getattr(whole, name) == recorded[name], name
     inside = stats(batches, window.measure_ns, window.stop_ns)
     assert inside.output_tok_s == recorded["output_tok_s"]
