@@ -16,6 +16,7 @@ from labkit.experiments.quantities import QUANTITIES, Measured, measure
 from labkit.experiments.sides import Side, windows_of_side
 from labkit.experiments.trials import Trial, side_of_trial
 from labkit.live.pin import Estimate, Pin
+from labkit.measure.columns import Floats
 from labkit.measure.groups import grouped_bootstrap
 from labkit.measure.metrics import is_open_loop
 from labkit.measure.records import Window
@@ -101,7 +102,7 @@ def estimates(side: Side, slo: Slo | None, *, seed: int = 0, resamples: int = RE
         ).a
         low, high = (None, None) if interval is None else (interval.low, interval.high)
         if quantity.key in _SHARES:
-            low, high = _share(measured, 1.0 if quantity.key == "slo_attainment" else _rate_hz(measured))
+            low, high = _attained(measured) if quantity.key == "slo_attainment" else _goodput(measured)
         if quantity.statistic is weighted_total and all(_arrives_by_chance(one.window) for one in measured):
             squares = sum(float((each.values**2).sum()) for each in values if isinstance(each, Repeat))
             half = NORMAL_95 * float(np.sqrt(squares))
@@ -116,16 +117,21 @@ def estimates(side: Side, slo: Slo | None, *, seed: int = 0, resamples: int = RE
     return found
 
 
-def _share(measured: list[Measured], scale: float) -> tuple[float, float]:
-    """Wilson's interval of the share of good requests, times ``scale``."""
-    goods = [one.good for one in measured if one.good is not None]
-    low, high = share_interval(sum(int(each.sum()) for each in goods), sum(map(len, goods)))
-    return low * scale, high * scale
+def _attained(measured: list[Measured]) -> tuple[float, float]:
+    """Wilson's interval of the share of good requests."""
+    return _share([one.good for one in measured if one.good is not None])
 
 
-def _rate_hz(measured: list[Measured]) -> float:
-    """Requests per second that were scheduled."""
-    return float(np.mean([one.requests.measured.sum() / one.window.length_s for one in measured]))
+def _goodput(measured: list[Measured]) -> tuple[float, float]:
+    """Wilson's interval of the share of good requests, times the requests per second that it is of."""
+    served = [one.served[np.isfinite(one.served)] for one in measured if one.served is not None]
+    hertz = float(np.mean([len(each) / one.window.length_s for each, one in zip(served, measured, strict=True)]))
+    low, high = _share(served)
+    return low * hertz, high * hertz
+
+
+def _share(goods: list[Floats]) -> tuple[float, float]:
+    return share_interval(sum(int(each.sum()) for each in goods), sum(map(len, goods)))
 
 
 def _arrives_by_chance(window: Window) -> bool:

@@ -67,8 +67,8 @@ def check(batches: list[Batch], records: Records, window: Window) -> tuple[LiveS
     assert inside.done_hz == recorded["request_s"]
     assert (whole.failed, whole.in_flight, whole.lost) == (0, 0, 0)
     goodput = recorded["goodput_request_s"]
-    if goodput is None:
-        assert whole.goodput_hz is None
+    if goodput is None or window.workload["concurrency"] is not None:
+        assert inside.goodput_hz == goodput
     else:
         assert whole.goodput_hz == pytest.approx(goodput * window.length_s / whole.window_s)
     return whole, recorded

@@ -12,8 +12,8 @@ from labkit.experiments.points import estimates, point_of, points_of_trials
 from labkit.experiments.trials import Trial, side_of_trial
 from labkit.measure.digest import digest
 from labkit.measure.metrics import summarise
-from labkit.spec.slo import Slo
-from tests.support.handmade import MS, records, steady, window
+from labkit.spec import Slo, Workload
+from tests.support.handmade import MS, SECOND, records, steady, window
 from tests.support.saved_runs import saved_run
 
 
@@ -44,6 +44,16 @@ def test_stalls_slow_a_user_down_though_the_median_gap_does_not_know_them():
     found = estimates([(digest(records(slow, windows=[bounds])), bounds)], None, resamples=50)
     assert found["itl_p50_s"].value == pytest.approx(0.010)
     assert found["tok_s_per_user"].value == pytest.approx(1 / 0.029)
+
+
+def test_closed_loop_goodput_is_that_of_the_summary_and_no_more_than_ends_inside():
+    bounds = window(stop_ns=2 * SECOND, workload=Workload(concurrency=8, duration_s=2.0, isl=8, osl=5))
+    rows = [steady(n, scheduled_ns=n // 8 * 900 * MS, first_ms=700) for n in range(24)]  # eight at once, the last end after it
+    made = digest(records(rows, windows=[bounds]))
+    found = estimates([(made, bounds)], Slo(ttft_s=1.0), resamples=50)
+    assert found["goodput_hz"].value == summarise(made, bounds, slo=Slo(ttft_s=1.0))["goodput_request_s"] == 16 / 2
+    assert found["goodput_hz"].low < found["goodput_hz"].value == found["goodput_hz"].high
+    assert found["slo_attainment"].value == 1.0
 
 
 def test_good_requests_that_all_agree_keep_an_interval(run):
