@@ -21,11 +21,14 @@ from labkit.experiments.until import LEAST_REPEATS
 from labkit.experiments.verdict import TOKEN_LIMIT_S
 from labkit.live.pin import Estimate, Pin
 from labkit.measure.metrics import is_open_loop
+from labkit.measure.saturation import saturation_of
 from labkit.measure.simulated import is_simulated
 from labkit.measure.statistics import Interval
 from labkit.spec.topology import Topology
 from labkit.store.run import Run
 
+#: From this share of failed requests on a load is not sustained, whatever the latency of the others.
+_MANY_FAILED: Final = 0.01
 #: Gaps longer by less than this disturb nobody.
 _NO_EFFECT: Final = 0.05
 _ONE_NODE, _TWO_NODES = 1.3, 2.0
@@ -61,9 +64,9 @@ class Material:
         return (pair for cohort in self.cohorts for pair in cohort.pairs)
 
     @property
-    def sides(self) -> Iterator[tuple[Entry, Pin]]:
-        """Every side with its figures."""
-        return (both for cohort in self.cohorts for both in zip(cohort.entries, cohort.points, strict=True))
+    def sides(self) -> Iterator[tuple[Entry, Pin, int]]:
+        """Every side with its figures, and how many of its requests failed."""
+        return (each for cohort in self.cohorts for each in zip(cohort.entries, cohort.points, cohort.failed, strict=True))
 
     def findings(self, key: str) -> Iterator[tuple[Run, Mapping[str, Any]]]:
         """What runs have kept under a key of their manifest."""
@@ -129,18 +132,39 @@ def _interference(material: Material) -> Found:
 def _sub_50_ms(material: Material) -> Found:
     found = []
     against = {(pair.disaggregated.run.id, pair.disaggregated.side): pair.aggregated for pair in material.pairs}
-    points = {(entry.run.id, entry.side): point for entry, point in material.sides}
-    for entry, point in material.sides:
+    points = {(entry.run.id, entry.side): (point, failed) for entry, point, failed in material.sides}
+    for entry, point, failed in material.sides:
         if not entry.disaggregated:
             continue
-        holds, words = _below(point)
+        holds, words = _sustained(entry, point, failed)
         other = against.get((entry.run.id, entry.side))
         if other is not None:
-            theirs, said = _below(points[other.run.id, other.side])
+            theirs, said = _sustained(other, *points[other.run.id, other.side])
             also = {True: "holds it too", False: "does not", None: "may or may not"}[theirs]
             words += f"; aggregated {other.side} {also}: {said}"
         found.append(Evidence(holds, f"{entry.side}, {entry.load}", words, (entry.run.id,), entry.facts))
     return found, []
+
+
+def _sustained(entry: Entry, point: Pin, failed: int) -> tuple[bool | None, str]:
+    """Whether all three figures stay below the limit for all that was asked.
+
+    Figures are of answered requests alone. A split that drops what it cannot serve in time, or is stopped before its backlog is
+    served, sustains nothing by them: with a failed request it is not known, and from 1 % on it does not.
+    """
+    holds, words = _below(point)
+    doubts = []
+    if failed:
+        doubts.append(f"{failed} of {point.requests} requests failed")
+        holds = False if failed >= _MANY_FAILED * point.requests else holds
+    records = entry.run.digest()
+    for window in entry.windows:
+        if window.stopped:
+            doubts.append(f"stopped early: {window.stopped}")
+        elif (found := saturation_of(records, window)) is not None:
+            doubts.append(str(found))
+    doubts = list(dict.fromkeys(doubts))
+    return None if holds and doubts else holds, "; ".join([words, *doubts])
 
 
 def _below(point: Pin) -> tuple[bool | None, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,33 @@ def test_a_given_rate_says_nothing_of_throughput(both: Report):
     for key in ("one_node", "two_nodes", "gpt_oss", "large_models"):
         assert claim(both, key).outcome is Outcome.NOT_TESTED
         assert claim(both, key).aside == ()
+
+
+@pytest.mark.parametrize(("share", "holds"), [(0.005, None), (0.3, False)])
+def test_a_side_that_fails_requests_is_not_said_to_sustain_the_latency_of_the_others(tmp_path: Path, share, holds):
+    run = saved_run(tmp_path, "failing", ("1P1D",) * 4, duration_s=LONG_S, fail=share)
+    found = report([run], resamples=100)
+    (one,) = claim(found, "sub_50_ms").evidence
+    ((failed,),) = (cohort.failed for cohort in found.cohorts)
+    assert failed > 0
+    assert (one.holds, f"; {failed} of " in one.words, "requests failed" in one.words) == (holds, True, True)
+
+
+@pytest.mark.parametrize(
+    ("stopped", "said"),
+    [("by hand", "stopped early: by hand"), ("saturated: arrivals 4/s", "stopped early: saturated: arrivals 4/s")],
+)
+def test_a_side_that_was_stopped_early_is_not_said_to_sustain(tmp_path: Path, stopped, said):
+    run = saved_run(tmp_path, "stopped", ("1P1D", "1P1D"), duration_s=LONG_S)
+    run.add_window(replace(run.windows[1], stopped=stopped))
+    (one,) = claim(report([run], resamples=100), "sub_50_ms").evidence
+    assert (one.holds, one.words.endswith(f"; {said}")) == (None, True)
+
+
+def test_a_side_that_is_saturated_says_so(tmp_path: Path):
+    run = saved_run(tmp_path, "outrun", ("1P1D",), duration_s=LONG_S, rate=6.0)  # a prefill worker takes about three
+    (one,) = claim(report([run], resamples=100), "sub_50_ms").evidence
+    assert (one.holds, "; saturated: arrivals" in one.words) == (None, True)
 
 
 def test_the_text_holds_verdicts_figures_and_warnings(both: Report):
