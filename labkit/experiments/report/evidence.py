@@ -185,11 +185,20 @@ def _below(point: Pin) -> tuple[bool | None, str]:
 
 
 def _one_node(material: Material) -> Found:
-    return _throughput(material, _LLAMA_70B, _ONE_NODE)
+    return _throughput(material, _LLAMA_70B, _ONE_NODE, 1)
 
 
 def _two_nodes(material: Material) -> Found:
-    return [], []
+    proper, aside = _throughput(material, _LLAMA_70B, _TWO_NODES, 2)
+    one = {run.id for run in material.runs if _nodes(run) == 1}
+    return proper, [found for found in aside if not one.issuperset(found.runs)]  # those stand beside the claim of one node
+
+
+def _nodes(run: Run) -> int:
+    """How many nodes a run was on; a manifest lists them where it was a cluster."""
+    hardware = run.manifest.get("hardware")
+    nodes = hardware.get("nodes") if isinstance(hardware, Mapping) else None
+    return len(nodes) if isinstance(nodes, Sequence) and nodes else 1
 
 
 def _with_projections(key: str, material: Material, found: Found) -> Found:
@@ -211,15 +220,25 @@ def _some(places: Sequence[str]) -> str:
     return f"where {'; '.join(places[:_MOST_PLACES])}{more}" if places else "nowhere"
 
 
-def _throughput(material: Material, model: re.Pattern[str], wanted: float) -> Found:
+def _throughput(material: Material, model: re.Pattern[str], wanted: float, nodes: int) -> Found:
     """Output per accelerator where the load was as much as a split could take; a given rate makes both sides equal."""
     proper: list[Evidence] = []
     aside: list[Evidence] = []
     for where, ratio, words, runs, facts in _gains(material):
         holds = None if ratio is None else True if ratio.low >= wanted else False if ratio.high < wanted else None
-        mine = proper if model.search(facts.get("model", "")) and "GPU" in facts.get("accelerators", "GPU") else aside
-        mine.append(Evidence(holds, where, words, runs, facts))
+        there = _on_nodes(material, runs)
+        asked = bool(model.search(facts.get("model", ""))) and "GPU" in facts.get("accelerators", "GPU") and there == {nodes}
+        mine = proper if asked else aside
+        mine.append(Evidence(holds, _placed(where, there), words, runs, facts))
     return proper, aside
+
+
+def _on_nodes(material: Material, runs: Sequence[str]) -> set[int]:
+    return {_nodes(run) for run in material.runs if run.id in runs}
+
+
+def _placed(where: str, nodes: set[int]) -> str:
+    return where if nodes == {1} else f"{where}, on {' and '.join(map(str, sorted(nodes)))} nodes"
 
 
 def _gains(material: Material) -> Iterator[tuple[str, Interval | None, str, tuple[str, ...], Mapping[str, str]]]:
@@ -260,13 +279,16 @@ def _search_gain(run: Run) -> tuple[str, Interval | None, str, tuple[str, ...], 
 
 def _gpt_oss(material: Material) -> Found:
     proper: list[Evidence] = []
+    aside: list[Evidence] = []
     for pair in material.pairs:
         if not _GPT_OSS_120B.search(pair.facts.get("model", "")) or pair.disaggregated.facts.get("topology") != _ONE_AND_ONE:
             continue
         open_loop = any(is_open_loop(window) for window in pair.disaggregated.windows)
         row = pair.comparison.row("goodput_request_s" if open_loop else "output_tok_s_per_gpu")
-        proper.append(Evidence(_better(row), pair.where, _ratio_words(row), pair.runs, pair.facts))
-    return proper, []
+        nodes = _on_nodes(material, pair.runs)
+        mine = proper if nodes == {1} else aside
+        mine.append(Evidence(_better(row), _placed(pair.where, nodes), _ratio_words(row), pair.runs, pair.facts))
+    return proper, aside
 
 
 def _smallest_batch(material: Material) -> Found:

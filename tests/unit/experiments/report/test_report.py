@@ -215,6 +215,28 @@ def test_the_peaks_of_a_search_judge_the_claim_of_one_node(tmp_path: Path, peaks
     assert "4P@tp1+1D@tp4 against 2A@tp4" in found.evidence[0].where
 
 
+@pytest.mark.parametrize(
+    ("served", "outcome"), [(25.0, Outcome.REPRODUCED), (12.0, Outcome.NOT_REPRODUCED), (19.0, Outcome.UNDECIDED)]
+)
+def test_runs_on_two_nodes_judge_the_claim_of_two_and_not_that_of_one(tmp_path: Path, served, outcome):
+    peaks = {"4P@tp1+1D@tp4": (served, served + 1), "2A@tp4": (9.0, 10.0)}
+    run = search(tmp_path, "llama-3.1-70b-fp8", peaks, hardware={"nodes": [{"name": "a"}, {"name": "b"}]})
+    found = report([run])
+    two, one = claim(found, "two_nodes"), claim(found, "one_node")
+    assert (two.outcome, [each.where for each in two.evidence]) == (outcome, ["4P@tp1+1D@tp4 against 2A@tp4, on 2 nodes"])
+    assert (one.outcome, one.evidence) == (Outcome.NOT_TESTED, ())
+    assert [each.where for each in one.aside] == ["4P@tp1+1D@tp4 against 2A@tp4, on 2 nodes"]
+
+
+def test_runs_on_one_node_say_nothing_of_two_and_those_on_three_stand_beside(tmp_path: Path):
+    peaks = {"4P@tp1+1D@tp4": (25.0, 26.0), "2A@tp4": (9.0, 10.0)}
+    alone = claim(report([search(tmp_path, "llama-3.1-70b", peaks)]), "two_nodes")
+    assert (alone.outcome, alone.aside) == (Outcome.NOT_TESTED, ())
+    many = search(tmp_path, "llama-3.3-70b", peaks, hardware={"nodes": [{}, {}, {}]})
+    three = claim(report([many]), "two_nodes")
+    assert (three.outcome, len(three.aside)) == (Outcome.NOT_TESTED, 1)
+
+
 def test_another_model_stands_beside_the_claim_and_not_for_it(tmp_path: Path):
     found = claim(report([search(tmp_path, "demo", {"1P1D": (14.0, 15.0), "2A": (9.0, 10.0)})]), "one_node")
     assert (found.outcome, [one.holds for one in found.aside]) == (Outcome.NOT_TESTED, [True])
