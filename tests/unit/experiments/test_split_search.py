@@ -73,6 +73,19 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(open_lab, tmp_path: Path
         assert len(lab.run.windows) == len(found.trials)
 
 
+def test_a_search_whose_trials_are_all_known_still_says_on_what(open_lab, monkeypatch: pytest.MonkeyPatch):
+    slo = Slo(ttft_s=5.0)
+    with open_lab("2A", workload=WORK, slo=slo, kind="search") as lab:
+        search_splits(lab, candidates(2), seconds=SECONDS, most_rate=40.0)
+    with open_lab("2A", workload=WORK, slo=slo, kind="search") as lab:
+        unit = "simulated h100_sxm GPU"
+        monkeypatch.setattr(type(lab.deployment), "accelerator", property(lambda _: unit))
+        found = search_splits(lab, candidates(2), seconds=SECONDS, most_rate=40.0)
+        assert not lab.run.windows
+    assert found.accelerator == unit
+    assert str(found).startswith("Simulated, not measured: Of 2 splits of 2 simulated h100_sxm GPUs")
+
+
 def test_where_no_split_serves_it_says_so_and_the_lab_stays(open_lab):
     with open_lab("2A", workload=WORK, slo=Slo(ttft_s=1e-6), kind="search") as lab:
         found = search_splits(lab, candidates(2), seconds=(0.3,))
