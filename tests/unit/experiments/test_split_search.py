@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,6 +135,43 @@ def test_a_key_changes_with_all_that_the_outcome_depends_on():
     ]
     assert len({key, *(content_key(*other) for other in others)}) == 10
     assert content_key(*given[:2], EngineOptions(timing="elsewhere"), *given[3:]) == key
+
+
+def test_a_key_changes_with_what_is_in_the_files(tmp_path: Path):
+    trace, lengths, folder = tmp_path / "t.jsonl", tmp_path / "l.txt", tmp_path / "model"
+    folder.mkdir()
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    for file in (trace, lengths, config, weights):
+        file.write_text("1")
+    manifest = {"model": {"source": str(folder), "name": "model"}}
+    work = Workload(trace=trace, rate=1.0, requests=2, osl=f"file:{lengths}")
+
+    def key() -> str:
+        return content_key(manifest, Candidate(Topology("2A")), EngineOptions(), work, Slo(), 0.9)
+
+    first = key()
+    assert key() == first
+    found = {first}
+    for file in (trace, lengths, config, weights):
+        file.write_text("23")
+        found.add(key())
+    os.utime(weights, ns=(1, 1))
+    found.add(key())
+    (folder / "more.safetensors").write_text("1")
+    found.add(key())
+    trace.unlink()  # whoever reads it says so
+    found.add(key())
+    assert len(found) == 8
+
+
+def test_a_key_on_a_cluster_is_the_same_at_the_next_launch():
+    def key(**changed: object) -> str:
+        node = {"name": "a", "cores": [0], "clock_offset_ns": 5, "clock_bound_ns": 7, "boot_id": "x", "processes": "y"}
+        manifest = {"model": {"name": "demo"}, "hardware": {"summary": "x", "nodes": [{**node, **changed}]}}
+        return content_key(manifest, Candidate(Topology("2A")), EngineOptions(), WORK, Slo(), 0.9)
+
+    assert key(clock_offset_ns=-3, clock_bound_ns=9, boot_id="z", processes="z") == key()
+    assert key(cores=[0, 1]) != key()
 
 
 def test_the_answer_gives_the_gain_over_the_other_kind_and_the_launch_with_its_options():
