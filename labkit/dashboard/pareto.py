@@ -24,7 +24,7 @@ Y: Final = "output_tok_s_per_accelerator"
 #: metric: (axis label, factor to the unit shown, decimals, whether more is better)
 _AXES: Final[dict[str, tuple[str, float, int, bool]]] = {
     Y: ("output tokens/s per {accelerator}", 1.0, 1, True),
-    "tok_s_per_user": ("tokens/s per user (1 / median ITL)", 1.0, 1, True),
+    "tok_s_per_user": ("tokens/s per user (1 / median TPOT)", 1.0, 1, True),
     "ttft_p50_s": ("TTFT p50 (ms)", 1000.0, 0, False),
     "ttft_p99_s": ("TTFT p99 (ms)", 1000.0, 0, False),
 }

@@ -16,6 +16,7 @@ from labkit.experiments.quantities import QUANTITIES, Measured, measure
 from labkit.experiments.sides import Side, windows_of_side
 from labkit.experiments.trials import Trial, side_of_trial
 from labkit.live.pin import Estimate, Pin
+from labkit.measure.columns import Floats
 from labkit.measure.groups import grouped_bootstrap
 from labkit.measure.metrics import is_open_loop
 from labkit.measure.records import Window
@@ -87,7 +88,7 @@ def estimates(side: Side, slo: Slo | None, *, seed: int = 0, resamples: int = RE
     Intervals are by bootstrap over repeats, then requests, with two exceptions. What counts good requests has Wilson's score
     interval: no resample of twenty good requests has a bad one, and twenty do not show that there is none. And what arrives by
     chance is another number in another stretch: totals of an open loop have the spread of a compound Poisson sum, √Σx².
-    What is undefined, as a p99 of too few values, is absent. ``tok_s_per_user`` is 1 / median ITL.
+    What is undefined, as a p99 of too few values, is absent. ``tok_s_per_user`` is 1 / median TPOT.
     """
     measured = [measure(records, window, slo) for records, window in side]
     found: dict[str, Estimate] = {}
@@ -101,7 +102,7 @@ def estimates(side: Side, slo: Slo | None, *, seed: int = 0, resamples: int = RE
         ).a
         low, high = (None, None) if interval is None else (interval.low, interval.high)
         if quantity.key in _SHARES:
-            low, high = _share(measured, 1.0 if quantity.key == "slo_attainment" else _rate_hz(measured))
+            low, high = _attained(measured) if quantity.key == "slo_attainment" else _goodput(measured)
         if quantity.statistic is weighted_total and all(_arrives_by_chance(one.window) for one in measured):
             squares = sum(float((each.values**2).sum()) for each in values if isinstance(each, Repeat))
             half = NORMAL_95 * float(np.sqrt(squares))
@@ -109,23 +110,28 @@ def estimates(side: Side, slo: Slo | None, *, seed: int = 0, resamples: int = RE
         if low is not None and high is not None:
             low, high = min(max(low, 0.0), value), max(high, value)  # rounding apart
         found[_NAMES[quantity.key]] = Estimate(value, low, high)
-    itl = found.get("itl_p50_s")
-    if itl is not None and itl.value > 0:
-        ends = (None if bound is None or bound <= 0 else 1 / bound for bound in (itl.high, itl.low))
-        found["tok_s_per_user"] = Estimate(1 / itl.value, *ends)
+    tpot = found.get("tpot_p50_s")
+    if tpot is not None and tpot.value > 0:
+        ends = (None if bound is None or bound <= 0 else 1 / bound for bound in (tpot.high, tpot.low))
+        found["tok_s_per_user"] = Estimate(1 / tpot.value, *ends)
     return found
 
 
-def _share(measured: list[Measured], scale: float) -> tuple[float, float]:
-    """Wilson's interval of the share of good requests, times ``scale``."""
-    goods = [one.good for one in measured if one.good is not None]
-    low, high = share_interval(sum(int(each.sum()) for each in goods), sum(map(len, goods)))
-    return low * scale, high * scale
+def _attained(measured: list[Measured]) -> tuple[float, float]:
+    """Wilson's interval of the share of good requests."""
+    return _share([one.good for one in measured if one.good is not None])
 
 
-def _rate_hz(measured: list[Measured]) -> float:
-    """Requests per second that were scheduled."""
-    return float(np.mean([one.requests.measured.sum() / one.window.length_s for one in measured]))
+def _goodput(measured: list[Measured]) -> tuple[float, float]:
+    """Wilson's interval of the share of good requests, times the requests per second that it is of."""
+    served = [one.served[np.isfinite(one.served)] for one in measured if one.served is not None]
+    hertz = float(np.mean([len(each) / one.window.length_s for each, one in zip(served, measured, strict=True)]))
+    low, high = _share(served)
+    return low * hertz, high * hertz
+
+
+def _share(goods: list[Floats]) -> tuple[float, float]:
+    return share_interval(sum(int(each.sum()) for each in goods), sum(map(len, goods)))
 
 
 def _arrives_by_chance(window: Window) -> bool:

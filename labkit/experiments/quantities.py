@@ -13,7 +13,7 @@ from labkit.measure.columns import Floats, Ints
 from labkit.measure.digest import Digest
 from labkit.measure.gaps import Gaps
 from labkit.measure.groups import GapRepeat, Values, pooled_percentiles
-from labkit.measure.metrics import STALL_S, good_requests, is_open_loop, judged, slo_lacks
+from labkit.measure.metrics import STALL_S, counts_for_goodput, good_requests, is_open_loop, judged, slo_lacks
 from labkit.measure.records import Window
 from labkit.measure.statistics import (
     Repeat,
@@ -40,6 +40,7 @@ class Measured:
         answers, gaps: of those; their rows are positions in ``done``.
         tokens_inside: token events inside the window, per row of ``requests``; ``None`` where they are not counted.
         good: per measured request that an SLO judges, whether it meets it; ``None`` with ``good_reason``.
+        served: the same of the requests that goodput counts; NaN of those of the window that ended after it (closed loop).
     """
 
     window: Window
@@ -50,6 +51,8 @@ class Measured:
     tokens_inside: Floats | None
     good: Floats | None
     good_reason: str
+    served: Floats | None
+    served_reason: str
 
 
 def measure(records: Digest, window: Window, slo: Slo | None) -> Measured:
@@ -60,6 +63,7 @@ def measure(records: Digest, window: Window, slo: Slo | None) -> Measured:
     position = np.full(len(requests), -1)
     position[done] = np.arange(len(done))
     good, reason = _good(requests.select(requests.measured), window, slo)
+    served, served_reason = (good, reason) if is_open_loop(window) else _served(requests, window, slo)
     return Measured(
         window,
         requests,
@@ -69,6 +73,8 @@ def measure(records: Digest, window: Window, slo: Slo | None) -> Measured:
         None if answers.uncounted_inside.any() else answers.tokens_inside.astype(np.float64),
         good,
         reason,
+        served,
+        served_reason,
     )
 
 
@@ -78,6 +84,20 @@ def _good(measured: RequestMetrics, window: Window, slo: Slo | None) -> tuple[Fl
     measured = measured.select(judged(measured, slo, open_loop=is_open_loop(window)))
     good, unknown = good_requests(measured, slo, open_loop=is_open_loop(window))
     return (None, slo_lacks(measured, window, slo)) if unknown.any() else (good.astype(np.float64), "")
+
+
+def _served(requests: RequestMetrics, window: Window, slo: Slo | None) -> tuple[Floats | None, str]:
+    """Of a closed loop: whether those that ended inside the window were good. Those that it did not see the end of are drawn with
+    them in a bootstrap, since another stretch ends at others."""
+    counted = counts_for_goodput(requests, window)
+    if slo is not None:
+        counted = counted & judged(requests, slo, open_loop=False)
+    good, reason = _good(requests.select(counted), window, slo)
+    if good is None:
+        return None, reason
+    values = np.full(len(requests), np.nan)
+    values[counted] = good
+    return values[requests.measured | counted], ""
 
 
 #: Values of one window, given the number of the side's repeats; a text says why there are none.
@@ -158,7 +178,7 @@ def _output_per_gpu(one: Measured, repeats: int) -> Repeat | str:
 
 
 def _goodput(one: Measured, repeats: int) -> Repeat | str:
-    return one.good_reason if one.good is None else Repeat.of(one.good / (one.window.length_s * repeats))
+    return one.served_reason if one.served is None else Repeat.of(one.served / (one.window.length_s * repeats))
 
 
 def _attainment(one: Measured, _: int) -> Repeat | str:

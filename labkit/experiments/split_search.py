@@ -190,7 +190,7 @@ def search_splits(
     except StopIteration as stop:
         ranked: Ranked[Candidate] = stop.value
     held, engine = tried[0].topology.accelerators, lab.engine if lab.engine in ENGINES and lab.engine != USUAL else ""
-    unit = lab.run.windows[-1].accelerator if lab.run.windows else "accelerator"
+    unit = lab.deployment.accelerator  # also where every trial is of an earlier run, and none measured here
     found = SplitSearch(
         ranked, tuple(trials), slo, share, held, unit, lab.deployment.model.name, base, engine,
         str(lab.run.path / FOLDER) if is_simulated(lab.run.manifest) else "", tuple(refused),

@@ -1,7 +1,8 @@
 """Trials of a split search: one split at one rate, judged against the SLO, kept with the run that measured it.
 
-A trial is known by its content: model, engine, hardware, options, split, work and SLO. So a search that was stopped goes on where
-it was: what a run of the results folder has measured under the same content is not measured again.
+A trial is known by its content: model, engine, hardware, options, split, work and SLO, and what is in the files of these. So a
+search that was stopped goes on where it was: what a run of the results folder has measured under the same content is not
+measured again.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from typing import Any, Final, Self
 
 from labkit.errors import SpecError, StoreError
 from labkit.experiments.candidates import Candidate
+from labkit.experiments.contents import contents_of
 from labkit.lab.measurement import Measurement
 from labkit.serve.engines.base import EngineOptions
 from labkit.spec import Slo, Workload
 from labkit.store.run import list_runs, open_run
 
 #: Parts of a manifest that a trial's outcome depends on, beside what is asked of it.
-_CONDITIONS: Final = ("model", "served", "engine", "engines", "hardware")
+_CONDITIONS: Final = ("model", "served", "engine", "engines")
+#: Facts of a cluster's node that are others after the next launch or boot, with no effect on what it serves.
+_OF_A_LAUNCH: Final = frozenset({"clock_offset_ns", "clock_bound_ns", "boot_id", "processes"})
 #: A share of fewer requests says little: at low rates a trial lasts longer, up to so many times.
 _LEAST_REQUESTS: Final = 20
 _MOST_LENGTHS: Final = 4
@@ -120,15 +124,26 @@ def content_key(
     """What a trial is known by: 16 hex digits of the SHA-256 of all that its outcome depends on.
 
     The manifest names the engine that serves. Simulated workers depend on what their profiles say, and not on the files' place.
+    A trace, a file of lengths and a model's folder count with what they hold now.
     """
     content = {
         **{part: manifest.get(part) for part in _CONDITIONS},
+        "hardware": _lasting(manifest.get("hardware")),
+        "contents": contents_of(work, manifest.get("model")),
         "simulated": (manifest.get("simulated") or {}).get("profiles"),
         "topology": str(candidate.topology), "options": {**asdict(options), "timing": None}, "work": work.to_dict(),
         "slo": asdict(slo), "share": share,
     }  # fmt: skip
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _lasting(hardware: Any) -> Any:
+    """Hardware without what is found anew at each launch or boot of a cluster's nodes."""
+    if not isinstance(hardware, Mapping) or not isinstance(hardware.get("nodes"), list | tuple):
+        return hardware
+    nodes = [{name: value for name, value in node.items() if name not in _OF_A_LAUNCH} for node in hardware["nodes"]]
+    return {**hardware, "nodes": nodes}
 
 
 def known_trials(results: Path) -> dict[str, Trial]:

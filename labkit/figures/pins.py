@@ -34,7 +34,7 @@ def pins_figure(
     """
     ttft = "ttft_p99_s" if all(pin.value("ttft_p99_s") is not None for pin in pins) else "ttft_p50_s"
     panels = (
-        _panel(pins, "tok_s_per_user", 1.0, "tokens/s per user (1 / median ITL)", "Further right and up is better", accelerator),
+        _panel(pins, "tok_s_per_user", 1.0, "tokens/s per user (1 / median TPOT)", "Further right and up is better", accelerator),
         _panel(pins, ttft, 1e3, f"TTFT {ttft[5:8]} (ms)", "Further left and up is better", accelerator),
     )
     return Figure(

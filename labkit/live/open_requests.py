@@ -37,13 +37,18 @@ class NewFirsts(NamedTuple):
 
 
 class NewEnds(NamedTuple):
-    """Requests that have ended. ``good`` met every SLO; ``unknown``: it ended well, and whether it was good is not known."""
+    """Requests that have ended. ``good`` met every SLO; ``unknown``: it ended well, and whether it was good is not known.
+
+    ``tpot_s`` is of those that were whole and ended well, and NaN of the others; ``uncounted``: for want of token counts.
+    """
 
     request: Ints
     t_ns: Ints
     failed: Bools
     good: Bools
     unknown: Bools
+    tpot_s: Floats
+    uncounted: Bools
     reason: list[str]
 
 
@@ -128,18 +133,21 @@ class OpenRequests:
     def _ends(self, batch: Batch, row: Ints) -> NewEnds:
         if not len(row):
             none, no = np.zeros(0, np.int64), np.zeros(0, np.bool_)
-            return NewEnds(none, none, no, no, no, [])
+            return NewEnds(none, none, no, no, no, np.zeros(0), no, [])
         table = pa.Table.from_pydict(dict(zip(REQUESTS.names, zip(*batch.ended, strict=True), strict=True)), schema=REQUESTS)
         metrics = _metrics(table, self._answers.select(row))
         closed = np.isin(metrics.measurement, np.array(batch.closed_loop, np.int64))
         by_clock, by_slot = (good_requests(metrics, self._slo, open_loop=open_loop) for open_loop in (True, False))
         good, unknown = (np.where(closed, slot, clock) for clock, slot in zip(by_clock, by_slot, strict=True))
         unknown = (unknown | ~self._whole[row]) & metrics.ok
+        read = self._whole[row] & metrics.ok
+        tpot_s = np.where(read, metrics.tpot_s, np.nan)
+        uncounted = read & np.isnan(metrics.tpot_s) & ~metrics.single
         end_ns = ints(table, "end_ns", batch.until_ns)
         outcomes = _why(table)
         failed = np.array([is_failure(outcome) for outcome, _ in outcomes], np.bool_)
         reasons = [f"{outcome}: {reason or ''}" for outcome, reason in outcomes]
-        return NewEnds(metrics.request, end_ns, failed, good & ~unknown, unknown, reasons)
+        return NewEnds(metrics.request, end_ns, failed, good & ~unknown, unknown, tpot_s, uncounted, reasons)
 
 
 def _metrics(requests: pa.Table, answers: Answers) -> RequestMetrics:

@@ -26,7 +26,7 @@ class LiveStats:
         failed: requests that did not end well, since the load began; those that the lab stopped are none of them.
         in_flight: requests under way now.
         output_tok_s, output_tok_s_per_accelerator: output tokens per second.
-        tok_s_per_user: 1 / median ITL.
+        tok_s_per_user: 1 / median TPOT of the requests that ended well within the window; a median ITL would hide stalls.
         goodput_hz: requests per second that ended within the window and met the SLO.
         end_ns: where the window ends: the last instant whose events are all known, a fraction of a second before the tick.
         lost: batches of live events that were dropped on their way since the watch began; rates of a window that lacks some are

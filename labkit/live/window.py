@@ -1,9 +1,9 @@
 """The sliding window over the live events: what clients saw in the last seconds, by the definitions of ``measure``.
 
 Throughput counts token events inside the window, as a measurement's does. Latencies are of the *events* inside it: TTFT of
-the first tokens, ITL of the gaps that ended, whatever becomes of their requests. (A measurement's are of the requests that were
-scheduled inside it and ended as asked, which only its end can tell.) Where every request of a measurement lies inside the window
-and ended well, both are the same numbers.
+the first tokens, ITL of the gaps that ended, whatever becomes of their requests, TPOT of the requests that ended well. (A
+measurement's are of the requests that were scheduled inside it and ended as asked, which only its end can tell.) Where every
+request of a measurement lies inside the window and ended well, both are the same numbers.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class LiveWindow:
         self._sent.add(np.array([t_ns for _, t_ns in batch.sent if t_ns >= batch.since_ns], np.int64))
         self._chunks.add(chunks.t_ns, chunks.tokens, chunks.gap_ns)
         self._firsts.add(firsts.t_ns, firsts.ttft_s)
-        self._ends.add(ends.t_ns, ends.good, ends.unknown)
+        self._ends.add(ends.t_ns, ends.good, ends.unknown, ends.tpot_s, ends.uncounted)
         self._new_firsts.append(firsts)
         self._new_gaps.append(chunks)
         self._new_failures += _failures(ends)
@@ -188,7 +188,8 @@ class LiveWindow:
         (sent,) = self._sent.between(start_ns, end_ns, 1)
         _, tokens, gap_ns = self._chunks.between(start_ns, end_ns, 3)
         _, ttft_s = self._firsts.between(start_ns, end_ns, 2)
-        _, good, unknown = self._ends.between(start_ns, end_ns, 3)
+        _, good, unknown, tpot_s, uncounted = self._ends.between(start_ns, end_ns, 5)
+        tpot = None if uncounted.any() else percentile(tpot_s, 50)
         counts = gap_ns != UNKNOWN
         gaps, itl = int(counts.sum()), _itl(gap_ns[counts], tokens[counts])
 
@@ -206,7 +207,7 @@ class LiveWindow:
             in_flight=sum(shard.newest.in_flight for shard in shards),
             output_tok_s=output,
             output_tok_s_per_accelerator=output / accelerators if output is not None and accelerators else None,
-            tok_s_per_user=1 / itl[0] if itl[0] else None,
+            tok_s_per_user=1 / tpot if tpot else None,
             goodput_hz=rate(None if unknown.any() else int(good.sum())),
             ttft_p50_s=percentile(ttft_s, 50),
             ttft_p99_s=percentile(ttft_s, 99),

@@ -1,8 +1,9 @@
 """What a window measured: the "Over a window" table of the metric definitions, as one flat summary.
 
-Throughput counts token *events* inside [measure_ns, stop_ns). Latency is of the requests *scheduled* inside, followed to their
-end: percentiles are of those that ended as asked. Every other one is a failure and an SLO miss, but those that the client
-cancelled by order: they are counted apart, and an SLO judges them only where they had missed it by then.
+Throughput counts token *events* inside [measure_ns, stop_ns), and in a closed loop goodput counts *ends* inside. Latency is of
+the requests *scheduled* inside, followed to their end: percentiles are of those that ended as asked. Every other one is a
+failure and an SLO miss, but those that the client cancelled by order: they are counted apart, and an SLO judges them only
+where they had missed it by then.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ __all__ = [
     "RequestMetrics",
     "Summary",
     "chunk_gaps",
+    "counts_for_goodput",
     "good_requests",
     "is_open_loop",
     "itl_s",
@@ -49,6 +51,8 @@ _PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0)
 _NIXL: Final = "vllm:nixl_"
 _UNCOUNTED: Final = "the server does not say how many tokens a chunk holds"
 _UNSCHEDULED: Final = "the schedule was not recorded"
+_NONE_SENT: Final = "no request was scheduled in the window"
+_NONE_JUDGED: Final = "every request of the window was cancelled"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,6 +194,15 @@ def good_requests(requests: RequestMetrics, slo: Slo, *, open_loop: bool) -> tup
     return good & ~unknown, good & unknown
 
 
+def counts_for_goodput(requests: RequestMetrics, window: Window) -> Bools:
+    """Which requests goodput is of: in open loop those scheduled in the window, in closed loop those that ended inside it.
+
+    A closed loop sends all that it may have in flight at once when it begins, and the last of its requests end after the window:
+    counted by their schedule, more requests could be good per second than are served.
+    """
+    return requests.measured if is_open_loop(window) else _ended_inside(requests, window)
+
+
 def judged(requests: RequestMetrics, slo: Slo, *, open_loop: bool) -> Bools:
     """Which requests an SLO can be held against: all but those cancelled before a limit was certain to be missed.
 
@@ -264,7 +277,7 @@ def _throughput(sheet: _Sheet, requests: RequestMetrics, answers: Answers, windo
     first_inside = (requests.first_token_ns >= start) & (requests.first_token_ns < stop)
     prompts = requests.prompt_tokens[first_inside]
     total = output + float(prompts.sum()) if output is not None and not np.any(np.isnan(prompts)) else None
-    ended = requests.ok & (requests.end_ns >= start) & (requests.end_ns < stop)
+    ended = requests.ok & _ended_inside(requests, window)
     sheet.put("output_tokens", output, _UNCOUNTED)
     sheet.put("output_tok_s", _rate(output, length), empty if counted else _UNCOUNTED)
     no_prompts = "the server does not say how long the prompts are" if counted else _UNCOUNTED
@@ -275,21 +288,25 @@ def _throughput(sheet: _Sheet, requests: RequestMetrics, answers: Answers, windo
     sheet.put("output_tok_s_per_gpu", per_gpu, unknown)
 
 
+def _ended_inside(requests: RequestMetrics, window: Window) -> Bools:
+    return np.asarray((requests.end_ns >= window.measure_ns) & (requests.end_ns < window.stop_ns))
+
+
 def _goodput(sheet: _Sheet, requests: RequestMetrics, window: Window, slo: Slo | None) -> None:
-    measured = requests.select(requests.measured)
-    names = ("goodput_request_s", "slo_attainment")
-    if slo is None or not len(measured):
-        for name in names:
-            sheet.put(name, None, "no SLO was given" if slo is None else "no request was scheduled in the window")
-        return
-    measured = measured.select(judged(measured, slo, open_loop=is_open_loop(window)))
-    good, unknown = good_requests(measured, slo, open_loop=is_open_loop(window))
-    if unknown.any():
-        for name in names:
-            sheet.put(name, None, f"{int(unknown.sum())} requests lack what the SLO needs: {slo_lacks(measured, window, slo)}")
-        return
-    sheet.put(names[0], _rate(int(good.sum()), window.length_s), "the window has no length")
-    sheet.put(names[1], float(good.mean()) if len(good) else None, "every request of the window was cancelled")
+    counted = counts_for_goodput(requests, window)
+    for name, which in (("goodput_request_s", counted), ("slo_attainment", requests.measured)):
+        if slo is None or not (requests.measured | counted).any():
+            sheet.put(name, None, "no SLO was given" if slo is None else _NONE_SENT)
+            continue
+        mine = requests.select(which)
+        mine = mine.select(judged(mine, slo, open_loop=is_open_loop(window)))
+        good, unknown = good_requests(mine, slo, open_loop=is_open_loop(window))
+        if unknown.any():
+            sheet.put(name, None, f"{int(unknown.sum())} requests lack what the SLO needs: {slo_lacks(mine, window, slo)}")
+        elif name == "goodput_request_s":
+            sheet.put(name, _rate(int(good.sum()), window.length_s), "the window has no length")
+        else:
+            sheet.put(name, float(good.mean()) if len(good) else None, _NONE_JUDGED if requests.measured.any() else _NONE_SENT)
 
 
 def slo_lacks(measured: RequestMetrics, window: Window, slo: Slo) -> str:

@@ -28,6 +28,8 @@ Quantisation = Literal["none", "fp8", "mxfp4"]
 MODEL_TYPES: tuple[str, ...] = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "gpt_oss")
 _MXFP4_BYTES = 17 / 32
 _FP8_SCALE_BYTES = 4
+#: Layers without a window of a qwen2 or qwen3 that slides and does not say from which on.
+_FULL_LAYERS = 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class Architecture:
             experts=experts,
             experts_per_token=_size(config, "num_experts_per_tok") if experts else 0,
             sliding_window=config.get("sliding_window"),
-            sliding_layers=sum(layer == "sliding_attention" for layer in config.get("layer_types") or ()),
+            sliding_layers=_sliding_layers(config, kind, layers),
             max_positions=max_positions(config),
             quantisation=_quantisation(config),
             attention_bias=kind == "qwen2" or bool(config.get("attention_bias", False)),
@@ -191,6 +193,24 @@ def _layer(a: Architecture, experts: float) -> tuple[float, float, float]:
     if a.model_type == "gpt_oss":  # sinks a head, a bias on the router and on the experts' projections
         other += a.heads + a.experts + experts * (2 * a.intermediate + a.hidden)
     return attention, experts * mlp, other
+
+
+def _sliding_layers(config: Mapping[str, Any], kind: str, layers: int) -> int:
+    """Layers with a window, as engines and transformers read them where the config does not list ``layer_types``."""
+    if not config.get("sliding_window") or (kind.startswith("qwen") and not config.get("use_sliding_window")):
+        return 0
+    if listed := config.get("layer_types"):
+        return sum(layer == "sliding_attention" for layer in listed)
+    match kind:
+        case "mistral" | "mixtral" | "qwen3_moe":
+            return layers
+        case "qwen2" | "qwen3":
+            full = config.get("max_window_layers")
+            return max(0, layers - (full if isinstance(full, int) else _FULL_LAYERS))
+        case "gpt_oss":
+            return (layers + 1) // 2
+        case _:
+            return 0
 
 
 def _output_channels(a: Architecture, experts: float) -> float:

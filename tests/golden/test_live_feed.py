@@ -59,7 +59,7 @@ def check(batches: list[Batch], records: Records, window: Window) -> tuple[LiveS
     whole = stats(batches, window.start_ns, window.end_ns + 1)
     assert whole.requests == recorded["ttft_n"]
     assert whole.gaps == recorded["chunk_gap_n"]
-    for name in ("ttft_p50_s", "ttft_p99_s", "itl_p50_s", "itl_p99_s"):
+    for name in ("ttft_p50_s", "ttft_p99_s", "itl_p50_s", "itl_p99_s", "tok_s_per_user"):
         assert getattr(whole, name) == recorded[name], name
     inside = stats(batches, window.measure_ns, window.stop_ns)
     assert inside.output_tok_s == recorded["output_tok_s"]
@@ -67,8 +67,8 @@ def check(batches: list[Batch], records: Records, window: Window) -> tuple[LiveS
     assert inside.done_hz == recorded["request_s"]
     assert (whole.failed, whole.in_flight, whole.lost) == (0, 0, 0)
     goodput = recorded["goodput_request_s"]
-    if goodput is None:
-        assert whole.goodput_hz is None
+    if goodput is None or window.workload["concurrency"] is not None:
+        assert inside.goodput_hz == goodput
     else:
         assert whole.goodput_hz == pytest.approx(goodput * window.length_s / whole.window_s)
     return whole, recorded

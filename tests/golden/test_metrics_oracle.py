@@ -123,9 +123,10 @@ def oracle(rows: list[dict[str, Any]], bounds: Window, slo: Slo | None, *, open_
     out["output_tok_s_per_gpu"] = None if tokens is None or not bounds.accelerators else tokens / length / bounds.accelerators
 
     out["goodput_request_s"] = out["slo_attainment"] = None
-    if slo is not None and measured:
+
+    def good_of(rows: list[dict[str, Any]]) -> int | None:
         good, judged = 0, True
-        for row in done:
+        for row in rows:
             meets, sure = True, True
             for limit, value, exempt in (
                 (slo.ttft_s, ttft(row, "scheduled_ns" if open_loop else "sent_ns"), False),
@@ -140,6 +141,12 @@ def oracle(rows: list[dict[str, Any]], bounds: Window, slo: Slo | None, *, open_
                     meets = False
             judged &= sure or not meets
             good += meets and sure
+        return good if judged else None
+
+    seen = [row for row in mine if row["end_ns"] is not None and bounds.measure_ns <= row["end_ns"] < bounds.stop_ns]
+    if slo is not None and (measured or (seen and not open_loop)):
+        served = good_of(done if open_loop else [row for row in seen if row["outcome"] == "ok"])
+        out["goodput_request_s"] = None if served is None else served / length
         origin, late = "scheduled_ns" if open_loop else "sent_ns", 0
         for row in stopped:
             if row["end_ns"] is None:
@@ -150,10 +157,8 @@ def oracle(rows: list[dict[str, Any]], bounds: Window, slo: Slo | None, *, open_
             late += (slo.ttft_s is not None and no_token_s > slo.ttft_s) or (
                 slo.e2e_s is not None and (row["end_ns"] - sent) / 1e9 > slo.e2e_s
             )
-        if judged:
-            out["goodput_request_s"] = good / length
-            of = len(measured) - len(stopped) + late
-            out["slo_attainment"] = good / of if of else None
+        met, of = good_of(done), len(measured) - len(stopped) + late
+        out["slo_attainment"] = met / of if of and met is not None else None
     return out
 
 
@@ -176,6 +181,7 @@ def check(rows: list[dict[str, Any]], bounds: Window | None = None, slo: Slo | N
 
 
 CLOSED = window(workload=Workload(concurrency=2, requests=10, isl=8, osl=5))
+SLO_LONG = Slo(ttft_s=1.0)
 SLO = Slo(ttft_s=0.101, tpot_s=0.030, e2e_s=0.5)
 
 
@@ -263,6 +269,31 @@ def test_open_loop_slo_counts_from_the_schedule_and_closed_loop_from_the_send():
     late = [steady(n, sent_ns=n * SECOND + 90 * MS) for n in range(3)]
     assert check(late, slo=Slo(ttft_s=0.05))["slo_attainment"] == 0.0
     assert check(late, CLOSED, slo=Slo(ttft_s=0.05))["slo_attainment"] == 1.0
+
+
+def test_closed_loop_goodput_counts_good_requests_that_ended_inside():
+    bounds = window(measure_ns=SECOND, stop_ns=3 * SECOND, workload=CLOSED.workload)
+    rows = [
+        steady(0, scheduled_ns=900 * MS, phase="warmup"),  # sent before, ends at 1.082 s
+        steady(1, scheduled_ns=SECOND),
+        steady(2, scheduled_ns=SECOND, first_ms=300),  # too late a first token
+        steady(3, scheduled_ns=2 * SECOND, outcome="short"),
+        *(steady(n, scheduled_ns=2900 * MS) for n in (4, 5)),  # end at 3.082 s
+    ]
+    found = check(rows, bounds, slo=Slo(ttft_s=0.2))
+    assert found["goodput_request_s"] == pytest.approx(2 / 2)
+    assert found["request_s"] == pytest.approx(3 / 2)
+    assert found["slo_attainment"] == pytest.approx(3 / 5), "of those that were sent inside, whenever they ended"
+    by_clock = window(measure_ns=SECOND, stop_ns=3 * SECOND)
+    assert check(rows, by_clock, slo=Slo(ttft_s=0.2))["goodput_request_s"] == pytest.approx(3 / 2), "those that were sent inside"
+
+
+def test_goodput_of_a_closed_loop_that_began_with_all_requests_at_once_is_no_more_than_is_served():
+    bounds = window(stop_ns=2 * SECOND, workload=Workload(concurrency=8, duration_s=2.0, isl=8, osl=5))
+    rows = [steady(n, scheduled_ns=n // 8 * 900 * MS, first_ms=700) for n in range(24)]
+    found = check(rows, bounds, slo=SLO_LONG)
+    assert found["request_s"] == found["goodput_request_s"] == pytest.approx(16 / 2)
+    assert found["slo_attainment"] == 1.0
 
 
 def test_throughput_counts_events_inside_and_latency_requests_scheduled_inside():

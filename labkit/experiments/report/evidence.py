@@ -21,11 +21,14 @@ from labkit.experiments.until import LEAST_REPEATS
 from labkit.experiments.verdict import TOKEN_LIMIT_S
 from labkit.live.pin import Estimate, Pin
 from labkit.measure.metrics import is_open_loop
+from labkit.measure.saturation import saturation_of
 from labkit.measure.simulated import is_simulated
 from labkit.measure.statistics import Interval
 from labkit.spec.topology import Topology
 from labkit.store.run import Run
 
+#: From this share of failed requests on a load is not sustained, whatever the latency of the others.
+_MANY_FAILED: Final = 0.01
 #: Gaps longer by less than this disturb nobody.
 _NO_EFFECT: Final = 0.05
 _ONE_NODE, _TWO_NODES = 1.3, 2.0
@@ -61,9 +64,9 @@ class Material:
         return (pair for cohort in self.cohorts for pair in cohort.pairs)
 
     @property
-    def sides(self) -> Iterator[tuple[Entry, Pin]]:
-        """Every side with its figures."""
-        return (both for cohort in self.cohorts for both in zip(cohort.entries, cohort.points, strict=True))
+    def sides(self) -> Iterator[tuple[Entry, Pin, int]]:
+        """Every side with its figures, and how many of its requests failed."""
+        return (each for cohort in self.cohorts for each in zip(cohort.entries, cohort.points, cohort.failed, strict=True))
 
     def findings(self, key: str) -> Iterator[tuple[Run, Mapping[str, Any]]]:
         """What runs have kept under a key of their manifest."""
@@ -129,18 +132,39 @@ def _interference(material: Material) -> Found:
 def _sub_50_ms(material: Material) -> Found:
     found = []
     against = {(pair.disaggregated.run.id, pair.disaggregated.side): pair.aggregated for pair in material.pairs}
-    points = {(entry.run.id, entry.side): point for entry, point in material.sides}
-    for entry, point in material.sides:
+    points = {(entry.run.id, entry.side): (point, failed) for entry, point, failed in material.sides}
+    for entry, point, failed in material.sides:
         if not entry.disaggregated:
             continue
-        holds, words = _below(point)
+        holds, words = _sustained(entry, point, failed)
         other = against.get((entry.run.id, entry.side))
         if other is not None:
-            theirs, said = _below(points[other.run.id, other.side])
+            theirs, said = _sustained(other, *points[other.run.id, other.side])
             also = {True: "holds it too", False: "does not", None: "may or may not"}[theirs]
             words += f"; aggregated {other.side} {also}: {said}"
         found.append(Evidence(holds, f"{entry.side}, {entry.load}", words, (entry.run.id,), entry.facts))
     return found, []
+
+
+def _sustained(entry: Entry, point: Pin, failed: int) -> tuple[bool | None, str]:
+    """Whether all three figures stay below the limit for all that was asked.
+
+    Figures are of answered requests alone. A split that drops what it cannot serve in time, or is stopped before its backlog is
+    served, sustains nothing by them: with a failed request it is not known, and from 1 % on it does not.
+    """
+    holds, words = _below(point)
+    doubts = []
+    if failed:
+        doubts.append(f"{failed} of {point.requests} requests failed")
+        holds = False if failed >= _MANY_FAILED * point.requests else holds
+    records = entry.run.digest()
+    for window in entry.windows:
+        if window.stopped:
+            doubts.append(f"stopped early: {window.stopped}")
+        elif (found := saturation_of(records, window)) is not None:
+            doubts.append(str(found))
+    doubts = list(dict.fromkeys(doubts))
+    return None if holds and doubts else holds, "; ".join([words, *doubts])
 
 
 def _below(point: Pin) -> tuple[bool | None, str]:
@@ -161,11 +185,20 @@ def _below(point: Pin) -> tuple[bool | None, str]:
 
 
 def _one_node(material: Material) -> Found:
-    return _throughput(material, _LLAMA_70B, _ONE_NODE)
+    return _throughput(material, _LLAMA_70B, _ONE_NODE, 1)
 
 
 def _two_nodes(material: Material) -> Found:
-    return [], []
+    proper, aside = _throughput(material, _LLAMA_70B, _TWO_NODES, 2)
+    one = {run.id for run in material.runs if _nodes(run) == 1}
+    return proper, [found for found in aside if not one.issuperset(found.runs)]  # those stand beside the claim of one node
+
+
+def _nodes(run: Run) -> int:
+    """How many nodes a run was on; a manifest lists them where it was a cluster."""
+    hardware = run.manifest.get("hardware")
+    nodes = hardware.get("nodes") if isinstance(hardware, Mapping) else None
+    return len(nodes) if isinstance(nodes, Sequence) and nodes else 1
 
 
 def _with_projections(key: str, material: Material, found: Found) -> Found:
@@ -187,15 +220,25 @@ def _some(places: Sequence[str]) -> str:
     return f"where {'; '.join(places[:_MOST_PLACES])}{more}" if places else "nowhere"
 
 
-def _throughput(material: Material, model: re.Pattern[str], wanted: float) -> Found:
+def _throughput(material: Material, model: re.Pattern[str], wanted: float, nodes: int) -> Found:
     """Output per accelerator where the load was as much as a split could take; a given rate makes both sides equal."""
     proper: list[Evidence] = []
     aside: list[Evidence] = []
     for where, ratio, words, runs, facts in _gains(material):
         holds = None if ratio is None else True if ratio.low >= wanted else False if ratio.high < wanted else None
-        mine = proper if model.search(facts.get("model", "")) and "GPU" in facts.get("accelerators", "GPU") else aside
-        mine.append(Evidence(holds, where, words, runs, facts))
+        there = _on_nodes(material, runs)
+        asked = bool(model.search(facts.get("model", ""))) and "GPU" in facts.get("accelerators", "GPU") and there == {nodes}
+        mine = proper if asked else aside
+        mine.append(Evidence(holds, _placed(where, there), words, runs, facts))
     return proper, aside
+
+
+def _on_nodes(material: Material, runs: Sequence[str]) -> set[int]:
+    return {_nodes(run) for run in material.runs if run.id in runs}
+
+
+def _placed(where: str, nodes: set[int]) -> str:
+    return where if nodes == {1} else f"{where}, on {' and '.join(map(str, sorted(nodes)))} nodes"
 
 
 def _gains(material: Material) -> Iterator[tuple[str, Interval | None, str, tuple[str, ...], Mapping[str, str]]]:
@@ -236,13 +279,16 @@ def _search_gain(run: Run) -> tuple[str, Interval | None, str, tuple[str, ...], 
 
 def _gpt_oss(material: Material) -> Found:
     proper: list[Evidence] = []
+    aside: list[Evidence] = []
     for pair in material.pairs:
         if not _GPT_OSS_120B.search(pair.facts.get("model", "")) or pair.disaggregated.facts.get("topology") != _ONE_AND_ONE:
             continue
         open_loop = any(is_open_loop(window) for window in pair.disaggregated.windows)
         row = pair.comparison.row("goodput_request_s" if open_loop else "output_tok_s_per_gpu")
-        proper.append(Evidence(_better(row), pair.where, _ratio_words(row), pair.runs, pair.facts))
-    return proper, []
+        nodes = _on_nodes(material, pair.runs)
+        mine = proper if nodes == {1} else aside
+        mine.append(Evidence(_better(row), _placed(pair.where, nodes), _ratio_words(row), pair.runs, pair.facts))
+    return proper, aside
 
 
 def _smallest_batch(material: Material) -> Found:

@@ -27,7 +27,7 @@ SEARCH: Final = "search"
 #: What the metrics of a point are called, with their unit on screen, in the order of the table.
 FIGURES: Final = (
     ("output_tok_s_per_accelerator", "output per accelerator", "tok/s"),
-    ("tok_s_per_user", "output per user", "tok/s"),
+    ("tok_s_per_user", "tokens/s per user (1 / median TPOT)", "tok/s"),
     ("ttft_p50_s", "TTFT p50", "ms"),
     ("ttft_p99_s", "TTFT p99", "ms"),
     ("tpot_p50_s", "TPOT p50", "ms"),

@@ -10,8 +10,10 @@ import pytest
 from labkit.errors import ComparisonError
 from labkit.experiments.points import estimates, point_of, points_of_trials
 from labkit.experiments.trials import Trial, side_of_trial
+from labkit.measure.digest import digest
 from labkit.measure.metrics import summarise
-from labkit.spec.slo import Slo
+from labkit.spec import Slo, Workload
+from tests.support.handmade import MS, SECOND, records, steady, window
 from tests.support.saved_runs import saved_run
 
 
@@ -21,17 +23,37 @@ def run(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_values_are_those_of_the_summary_and_lie_in_their_intervals(run):
-    window, slo = run.windows[1], Slo(tpot_s=0.05)
-    found, summary = estimates([(run.digest(), window)], slo), summarise(run.records(), window, slo=slo)
+    bounds, slo = run.windows[1], Slo(tpot_s=0.05)
+    found, summary = estimates([(run.digest(), bounds)], slo), summarise(run.records(), bounds, slo=slo)
     names = {"output_tok_s_per_accelerator": "output_tok_s_per_gpu", "goodput_hz": "goodput_request_s"}
     assert {"output_tok_s", "ttft_p50_s", "itl_p50_s", "itl_p99_s", "goodput_hz", "tok_s_per_user"} <= set(found)
     for name, estimate in found.items():
-        if name != "tok_s_per_user":  # of the summary: 1 / median TPOT
-            assert estimate.value == pytest.approx(summary[names.get(name, name)])
+        assert estimate.value == pytest.approx(summary[names.get(name, name)])
         assert estimate.low is not None
         assert estimate.high is not None
         assert estimate.low <= estimate.value <= estimate.high
-    assert found["tok_s_per_user"].value == pytest.approx(1 / found["itl_p50_s"].value)
+    tpot, user = found["tpot_p50_s"], found["tok_s_per_user"]
+    assert (user.low, user.value, user.high) == (1 / tpot.high, 1 / tpot.value, 1 / tpot.low)
+
+
+def test_stalls_slow_a_user_down_though_the_median_gap_does_not_know_them():
+    slow = [steady(n, gap_ms=10, tokens=11) for n in range(10)]
+    for row in slow:  # one gap in ten takes 200 ms: TPOT is 29 ms, the median gap 10 ms
+        row["chunks"] = [(t + (190 * MS if i else 0), k, text) for i, (t, k, text) in enumerate(row["chunks"])]
+    bounds = window()
+    found = estimates([(digest(records(slow, windows=[bounds])), bounds)], None, resamples=50)
+    assert found["itl_p50_s"].value == pytest.approx(0.010)
+    assert found["tok_s_per_user"].value == pytest.approx(1 / 0.029)
+
+
+def test_closed_loop_goodput_is_that_of_the_summary_and_no_more_than_ends_inside():
+    bounds = window(stop_ns=2 * SECOND, workload=Workload(concurrency=8, duration_s=2.0, isl=8, osl=5))
+    rows = [steady(n, scheduled_ns=n // 8 * 900 * MS, first_ms=700) for n in range(24)]  # eight at once, the last end after it
+    made = digest(records(rows, windows=[bounds]))
+    found = estimates([(made, bounds)], Slo(ttft_s=1.0), resamples=50)
+    assert found["goodput_hz"].value == summarise(made, bounds, slo=Slo(ttft_s=1.0))["goodput_request_s"] == 16 / 2
+    assert found["goodput_hz"].low < found["goodput_hz"].value == found["goodput_hz"].high
+    assert found["slo_attainment"].value == 1.0
 
 
 def test_good_requests_that_all_agree_keep_an_interval(run):
@@ -77,8 +99,8 @@ def trial(candidate: str, rate: float, served: bool, run: str) -> Trial:
 
 def test_the_loads_that_a_search_served_are_points_each_once(tmp_path: Path):
     kept = saved_run(tmp_path, "kept", ("2A", "2A", "1P1D"), manifest={"kind": "search"})
-    for window, rate in zip(kept.windows, (1.5, 1.5, 3.0), strict=True):
-        kept.add_window(replace(window, side=side_of_trial(window.topology, rate)))
+    for each, rate in zip(kept.windows, (1.5, 1.5, 3.0), strict=True):
+        kept.add_window(replace(each, side=side_of_trial(each.topology, rate)))
     trials = [
         trial("2A", 1.5, True, "kept"),
         trial("2A", 1.5, True, "kept"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +74,19 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(open_lab, tmp_path: Path
         assert len(lab.run.windows) == len(found.trials)
 
 
+def test_a_search_whose_trials_are_all_known_still_says_on_what(open_lab, monkeypatch: pytest.MonkeyPatch):
+    slo = Slo(ttft_s=5.0)
+    with open_lab("2A", workload=WORK, slo=slo, kind="search") as lab:
+        search_splits(lab, candidates(2), seconds=SECONDS, most_rate=40.0)
+    with open_lab("2A", workload=WORK, slo=slo, kind="search") as lab:
+        unit = "simulated h100_sxm GPU"
+        monkeypatch.setattr(type(lab.deployment), "accelerator", property(lambda _: unit))
+        found = search_splits(lab, candidates(2), seconds=SECONDS, most_rate=40.0)
+        assert not lab.run.windows
+    assert found.accelerator == unit
+    assert str(found).startswith("Simulated, not measured: Of 2 splits of 2 simulated h100_sxm GPUs")
+
+
 def test_where_no_split_serves_it_says_so_and_the_lab_stays(open_lab):
     with open_lab("2A", workload=WORK, slo=Slo(ttft_s=1e-6), kind="search") as lab:
         found = search_splits(lab, candidates(2), seconds=(0.3,))
@@ -121,6 +135,43 @@ def test_a_key_changes_with_all_that_the_outcome_depends_on():
     ]
     assert len({key, *(content_key(*other) for other in others)}) == 10
     assert content_key(*given[:2], EngineOptions(timing="elsewhere"), *given[3:]) == key
+
+
+def test_a_key_changes_with_what_is_in_the_files(tmp_path: Path):
+    trace, lengths, folder = tmp_path / "t.jsonl", tmp_path / "l.txt", tmp_path / "model"
+    folder.mkdir()
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    for file in (trace, lengths, config, weights):
+        file.write_text("1")
+    manifest = {"model": {"source": str(folder), "name": "model"}}
+    work = Workload(trace=trace, rate=1.0, requests=2, osl=f"file:{lengths}")
+
+    def key() -> str:
+        return content_key(manifest, Candidate(Topology("2A")), EngineOptions(), work, Slo(), 0.9)
+
+    first = key()
+    assert key() == first
+    found = {first}
+    for file in (trace, lengths, config, weights):
+        file.write_text("23")
+        found.add(key())
+    os.utime(weights, ns=(1, 1))
+    found.add(key())
+    (folder / "more.safetensors").write_text("1")
+    found.add(key())
+    trace.unlink()  # whoever reads it says so
+    found.add(key())
+    assert len(found) == 8
+
+
+def test_a_key_on_a_cluster_is_the_same_at_the_next_launch():
+    def key(**changed: object) -> str:
+        node = {"name": "a", "cores": [0], "clock_offset_ns": 5, "clock_bound_ns": 7, "boot_id": "x", "processes": "y"}
+        manifest = {"model": {"name": "demo"}, "hardware": {"summary": "x", "nodes": [{**node, **changed}]}}
+        return content_key(manifest, Candidate(Topology("2A")), EngineOptions(), WORK, Slo(), 0.9)
+
+    assert key(clock_offset_ns=-3, clock_bound_ns=9, boot_id="z", processes="z") == key()
+    assert key(cores=[0, 1]) != key()
 
 
 def test_the_answer_gives_the_gain_over_the_other_kind_and_the_launch_with_its_options():

@@ -37,7 +37,7 @@ def test_rates_and_latencies_are_of_the_events_inside():
     assert (stats.requests, stats.gaps, stats.sent_hz, stats.output_tok_s, stats.output_tok_s_per_accelerator) == (2, 1, 2, 4, 1)
     assert (stats.ttft_p50_s, stats.ttft_p99_s) == (pytest.approx(0.035), None)
     assert stats.itl_p50_s == pytest.approx(0.015)  # a gap of 30 ms, and 0 for the second token of its chunk
-    assert stats.tok_s_per_user == pytest.approx(1 / 0.015)
+    assert stats.tok_s_per_user is None  # no request has ended
     window.add(batch(1500, [(1, 1000, 1)]))
     later = window.tick(1500 * MS).stats
     assert (later.requests, later.gaps, later.output_tok_s) == (1, 1, 2)
@@ -64,6 +64,27 @@ def test_of_a_request_that_was_under_way_before_only_gaps_are_known():
     stats = window.tick(2 * SECOND).stats
     assert (stats.requests, stats.gaps, stats.sent_hz, stats.done_hz) == (0, 1, 0, 1)
     assert stats.goodput_hz is None
+
+
+def test_tokens_per_user_are_those_of_the_requests_that_ended_inside_stalls_included():
+    chunks = [(0, 100, 1), (0, 110, 1), (0, 310, 1), (1, 200, 1), (1, 240, 1), (1, 280, 1), (2, 300, 1), (2, 302, 1), (2, 304, 1)]
+    rows = [ended(0, 320), ended(1, 290), ended(2, 310, outcome="cut")]
+    window = LiveWindow(1.0)
+    window.add(batch(1000, chunks, sent=[(n, 90 * MS) for n in range(3)], ended=rows))
+    stats = window.tick(SECOND).stats
+    assert stats.tok_s_per_user == pytest.approx(1 / ((0.105 + 0.040) / 2))  # the one that was cut does not count
+    assert window.tick(1315 * MS).stats.tok_s_per_user == pytest.approx(1 / 0.105)
+
+
+def test_tokens_per_user_are_not_known_of_requests_seen_in_part_or_uncounted():
+    part = LiveWindow(5.0)
+    part.add(batch(2000, [(0, 1500, 1), (0, 1520, 1)], since_ns=SECOND, sent=[(0, 100 * MS)], ended=[ended(0, 1530)]))
+    assert part.tick(2 * SECOND).stats.tok_s_per_user is None
+    uncounted = LiveWindow(1.0)
+    chunks = [(0, 100, -1), (0, 150, -1), (1, 200, 1), (1, 210, 2)]
+    rows = [ended(0, 160, output_tokens=None), ended(1, 220)]
+    uncounted.add(batch(1000, chunks, sent=[(0, 0), (1, 0)], ended=rows))
+    assert uncounted.tick(SECOND).stats.tok_s_per_user is None
 
 
 def test_a_lost_batch_makes_rates_unknown_and_no_false_gap():

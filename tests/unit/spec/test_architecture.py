@@ -109,6 +109,37 @@ def test_an_active_parameter_of_a_dense_model_is_any_but_the_embedding_table() -
     assert parameter_count(tied) == active_parameter_count(tied)
 
 
+@pytest.mark.parametrize(
+    ("shape", "changed", "sliding"),
+    [
+        ("llama-3.1-8b", {"model_type": "mistral", "sliding_window": 4096}, 32),  # as Mistral-7B-v0.1 has it
+        ("llama-3.1-8b", {"model_type": "mistral", "sliding_window": None}, 0),  # as v0.2 has it
+        ("llama-3.1-8b", {"model_type": "llama", "sliding_window": 4096}, 0),
+        ("qwen3-0.6b", {"sliding_window": 4096, "use_sliding_window": False, "max_window_layers": 21}, 0),
+        ("qwen3-0.6b", {"sliding_window": 4096, "use_sliding_window": True, "max_window_layers": 21}, 7),
+        ("qwen3-0.6b", {"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": True, "max_window_layers": 0}, 28),
+        (
+            "qwen3-0.6b",
+            {"num_hidden_layers": 30, "max_window_layers": None, "sliding_window": 4096, "use_sliding_window": True},
+            2,
+        ),
+        ("gpt-oss-20b", {}, 12),
+        ("gpt-oss-20b", {"layer_types": None}, 12),
+        ("llama-3.1-8b", {"model_type": "mistral", "sliding_window": 64, "layer_types": ["sliding_attention"] * 8}, 8),
+    ],
+)
+def test_layers_that_slide_are_found_where_the_config_does_not_list_them(shape: str, changed: dict, sliding: int) -> None:
+    assert Architecture.of({**shape_config(shape), **changed}).sliding_layers == sliding
+
+
+def test_a_mixture_that_slides_does_so_in_all_layers() -> None:
+    base = {**shape_config("llama-3.1-8b"), "num_experts_per_tok": 2, "sliding_window": 4096}
+    assert Architecture.of({**base, "model_type": "mixtral", "num_local_experts": 8}).sliding_layers == 32
+    moe = {**base, "model_type": "qwen3_moe", "num_experts": 8, "moe_intermediate_size": 64}
+    assert Architecture.of(moe).sliding_layers == 0
+    assert Architecture.of({**moe, "use_sliding_window": True}).sliding_layers == 32
+
+
 def test_a_mixture_in_the_qwen3_layout_is_counted() -> None:
     qwen3_30b_a3b = {
         "model_type": "qwen3_moe", "hidden_size": 2048, "intermediate_size": 6144, "moe_intermediate_size": 768,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,33 @@ def test_a_given_rate_says_nothing_of_throughput(both: Report):
     for key in ("one_node", "two_nodes", "gpt_oss", "large_models"):
         assert claim(both, key).outcome is Outcome.NOT_TESTED
         assert claim(both, key).aside == ()
+
+
+@pytest.mark.parametrize(("share", "holds"), [(0.005, None), (0.3, False)])
+def test_a_side_that_fails_requests_is_not_said_to_sustain_the_latency_of_the_others(tmp_path: Path, share, holds):
+    run = saved_run(tmp_path, "failing", ("1P1D",) * 4, duration_s=LONG_S, fail=share)
+    found = report([run], resamples=100)
+    (one,) = claim(found, "sub_50_ms").evidence
+    ((failed,),) = (cohort.failed for cohort in found.cohorts)
+    assert failed > 0
+    assert (one.holds, f"; {failed} of " in one.words, "requests failed" in one.words) == (holds, True, True)
+
+
+@pytest.mark.parametrize(
+    ("stopped", "said"),
+    [("by hand", "stopped early: by hand"), ("saturated: arrivals 4/s", "stopped early: saturated: arrivals 4/s")],
+)
+def test_a_side_that_was_stopped_early_is_not_said_to_sustain(tmp_path: Path, stopped, said):
+    run = saved_run(tmp_path, "stopped", ("1P1D", "1P1D"), duration_s=LONG_S)
+    run.add_window(replace(run.windows[1], stopped=stopped))
+    (one,) = claim(report([run], resamples=100), "sub_50_ms").evidence
+    assert (one.holds, one.words.endswith(f"; {said}")) == (None, True)
+
+
+def test_a_side_that_is_saturated_says_so(tmp_path: Path):
+    run = saved_run(tmp_path, "outrun", ("1P1D",), duration_s=LONG_S, rate=6.0)  # a prefill worker takes about three
+    (one,) = claim(report([run], resamples=100), "sub_50_ms").evidence
+    assert (one.holds, "; saturated: arrivals" in one.words) == (None, True)
 
 
 def test_the_text_holds_verdicts_figures_and_warnings(both: Report):
@@ -186,6 +213,28 @@ def test_the_peaks_of_a_search_judge_the_claim_of_one_node(tmp_path: Path, peaks
     found = claim(report([search(tmp_path, "llama-3.1-70b-fp8", peaks)]), "one_node")
     assert found.outcome is outcome
     assert "4P@tp1+1D@tp4 against 2A@tp4" in found.evidence[0].where
+
+
+@pytest.mark.parametrize(
+    ("served", "outcome"), [(25.0, Outcome.REPRODUCED), (12.0, Outcome.NOT_REPRODUCED), (19.0, Outcome.UNDECIDED)]
+)
+def test_runs_on_two_nodes_judge_the_claim_of_two_and_not_that_of_one(tmp_path: Path, served, outcome):
+    peaks = {"4P@tp1+1D@tp4": (served, served + 1), "2A@tp4": (9.0, 10.0)}
+    run = search(tmp_path, "llama-3.1-70b-fp8", peaks, hardware={"nodes": [{"name": "a"}, {"name": "b"}]})
+    found = report([run])
+    two, one = claim(found, "two_nodes"), claim(found, "one_node")
+    assert (two.outcome, [each.where for each in two.evidence]) == (outcome, ["4P@tp1+1D@tp4 against 2A@tp4, on 2 nodes"])
+    assert (one.outcome, one.evidence) == (Outcome.NOT_TESTED, ())
+    assert [each.where for each in one.aside] == ["4P@tp1+1D@tp4 against 2A@tp4, on 2 nodes"]
+
+
+def test_runs_on_one_node_say_nothing_of_two_and_those_on_three_stand_beside(tmp_path: Path):
+    peaks = {"4P@tp1+1D@tp4": (25.0, 26.0), "2A@tp4": (9.0, 10.0)}
+    alone = claim(report([search(tmp_path, "llama-3.1-70b", peaks)]), "two_nodes")
+    assert (alone.outcome, alone.aside) == (Outcome.NOT_TESTED, ())
+    many = search(tmp_path, "llama-3.3-70b", peaks, hardware={"nodes": [{}, {}, {}]})
+    three = claim(report([many]), "two_nodes")
+    assert (three.outcome, len(three.aside)) == (Outcome.NOT_TESTED, 1)
 
 
 def test_another_model_stands_beside_the_claim_and_not_for_it(tmp_path: Path):
