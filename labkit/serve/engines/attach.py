@@ -101,6 +101,9 @@ class Attached:
             remedy="launch a deployment with Lab(model, topology), or change the split where the endpoint is run",
         )
 
+    def refuse(self) -> None:
+        """It is never changed."""
+
     def close(self) -> None:
         """Nothing of it is the lab's to end."""
 
