@@ -222,10 +222,13 @@ def _cpu(spec: WorkerSpec, model: ServedModel, options: EngineOptions) -> tuple[
 
 
 def _cuda(spec: WorkerSpec, model: ServedModel, options: EngineOptions) -> tuple[list[str], dict[str, str]]:
-    """CUDA: CUDA graphs stay on. A shared GPU's memory is divided by hand: profiling it at the same time misleads."""
+    """CUDA: CUDA graphs stay on. A shared GPU's memory is divided by hand: profiling it at the same time misleads.
+
+    Where others share a GPU, so is that of a worker that has one to itself: equal workers stay equal.
+    """
     argv = ["--dtype", model.dtype] if model.dtype else []
-    kv_bytes = options.kv_cache_bytes
-    if spec.devices.shared:
+    kv_bytes = options.kv_cache_bytes and max(1, options.kv_cache_bytes // spec.tp)  # vLLM's flag is of each GPU
+    if spec.devices.memory_fraction < 1:
         share = spec.devices.memory_bytes * spec.devices.memory_fraction * 0.9
         argv += ["--gpu-memory-utilization", f"{0.9 * spec.devices.memory_fraction:.3f}"]
         kv_bytes = kv_bytes or max(256 * 2**20, int(share - (model.weight_bytes or 0) / spec.tp - _CUDA_OVERHEAD_BYTES))

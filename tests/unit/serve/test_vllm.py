@@ -129,6 +129,14 @@ def test_workers_that_share_a_gpu_divide_its_memory(workers: int):
     assert fits or kv_bytes[0] == 256 * 2**20
 
 
+def test_a_worker_alone_on_its_gpu_has_as_much_memory_as_those_that_share():
+    specs = on_gpu((1, 1, 1), gpus=2)
+    assert [spec.devices.shared for spec in specs] == [True, False, True]
+    commands = [ENGINE.worker(spec, MODEL, OPTIONS) for spec in specs]
+    assert {value(command, "--gpu-memory-utilization") for command in commands} == {"0.450"}
+    assert len({value(command, "--kv-cache-memory-bytes") for command in commands}) == 1
+
+
 def test_a_wish_for_kv_memory_wins_everywhere():
     wish = EngineOptions(kv_cache_bytes=3 * GIB)
     for spec in (on_gpu((1, 1), gpus=1)[0], on_gpu((1,))[0]):
