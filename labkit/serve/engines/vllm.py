@@ -161,10 +161,10 @@ def engine_command(spec: WorkerSpec, model: ServedModel, options: EngineOptions)
 
 
 def _direct(urls: Iterable[str]) -> dict[str, str]:
-    """What keeps workers of other addresses than this machine's from being asked through a proxy."""
+    """What keeps workers from being asked through a proxy, those of this machine among them."""
     addresses = sorted({urlsplit(url).hostname or "" for url in urls} - {"127.0.0.1"})
     spared = ",".join(("127.0.0.1", "localhost", *addresses))
-    return {"NO_PROXY": spared, "no_proxy": spared} if addresses else {}
+    return {"NO_PROXY": spared, "no_proxy": spared}
 
 
 def read_early(env: Mapping[str, str]) -> dict[str, str]:
