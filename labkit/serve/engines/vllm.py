@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -32,6 +33,7 @@ _READ_LATE = frozenset(
         "OTEL_SERVICE_NAME",
         "LABKIT_PIN_CORES",
         "VLLM_CPU_KVCACHE_SPACE",
+        "LABKIT_CPU_KV_BYTES",
         "VLLM_ENABLE_V1_MULTIPROCESSING",
     }
 )
@@ -203,10 +205,10 @@ def _cpu(spec: WorkerSpec, model: ServedModel, options: EngineOptions) -> tuple[
             f"{model.name} has MXFP4 weights, which vLLM's CPU backend cannot serve",
             remedy="serve it on a GPU, or take another model",
         )
-    kv_gib = max(1, round((options.kv_cache_bytes or CPU_KV_BYTES) / _GIB))
+    kv_bytes = max(1, (options.kv_cache_bytes or CPU_KV_BYTES) // spec.tp)  # of each rank
     argv = ["--dtype", model.dtype or "float32", "--block-size", str(_CPU_BLOCK_TOKENS)]
     env = {
-        "VLLM_CPU_KVCACHE_SPACE": str(kv_gib),
+        "VLLM_CPU_KVCACHE_SPACE": str(ceil(kv_bytes / _GIB)),
         "UCX_TLS": "tcp,shm,self",
         "LABKIT_NIXL_POLL_US": str(_NIXL_POLL_US),
         "LABKIT_PIN_CORES": ",".join(map(str, cores)),
@@ -215,6 +217,8 @@ def _cpu(spec: WorkerSpec, model: ServedModel, options: EngineOptions) -> tuple[
         "TORCHDYNAMO_DISABLE": "1",  # else the first sampled (not greedy) token compiles C++ for 10 s, or kills the worker
         "CUDA_VISIBLE_DEVICES": "",
     }
+    if kv_bytes % _GIB:
+        env["LABKIT_CPU_KV_BYTES"] = str(kv_bytes)
     if spec.tp == 1:
         argv += ["--distributed-executor-backend", "uni"]
         env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
