@@ -43,6 +43,8 @@ class Opening:
             except BaseException as error:
                 fail(error)
                 raise
+            finally:
+                self._patience = Patience()  # the one that was lent may be lent again
 
     def close(self) -> bool:
         """Call a launch that is under way off, and wait for its end: whether it left anything for the caller to end.

@@ -119,6 +119,7 @@ class Deployment:
                 lease=lease,
                 patience=self._patience,
             )
+            self._patience = Patience()
         except BaseException:
             if lease is not None:
                 lease.close()
@@ -336,6 +337,7 @@ class Deployment:
             try:
                 yield self._patience
             finally:
+                self._patience = Patience()  # the one that was lent may be lent again
                 if self._closing.is_set():
                     self._end()
 

@@ -10,7 +10,7 @@ import pytest
 
 from labkit.errors import LaunchError
 from labkit.serve import deployment as module
-from labkit.serve.deployment import CalledOff, Deployment
+from labkit.serve.deployment import CalledOff, Deployment, Patience
 from tests.support.fake_engine import FakeEngine
 from tests.support.waiting import marked, until
 
@@ -83,6 +83,13 @@ def test_a_worker_that_begins_too_late_ends_too(
     with pytest.raises(CalledOff):
         change.result(30)
     assert not marked(engine.mark)
+
+
+def test_a_patience_that_was_lent_is_not_called_off_by_a_later_end(deploy: Deploy):
+    patience = Patience()
+    with deploy("2A", patience=patience) as deployment:
+        deployment.change("1P1D", patience=patience)
+    assert not patience.call_off.is_set()
 
 
 def test_who_is_told_of_another_router_may_close(deploy: Deploy, engine: FakeEngine):
