@@ -202,8 +202,8 @@ class Exploration:
         return self._launch_stands or self.lab.changes.waiting
 
     def close(self) -> None:
-        """Stop the load and carry out nothing more; the lab stays open."""
-        self._orders.close()
+        """Stop the load, call off a change that is under way, and carry out nothing more; the lab stays open."""
+        self._orders.close(self.lab.changes.call_off)
         load, self._load = self._load, None
         if load is not None:
             with suppress(LabError):
@@ -370,13 +370,18 @@ class Exploration:
 
     def change_now(self, work: Callable[[], Resplit]) -> None:
         """Change split or pool, on the orders' thread; what is measured from then on is another point."""
-        self.lab.changes.on_wait = self._changed
+        self.lab.changes.on_wait = self._change_waits
         try:
             done = work()
         finally:
             self._since_ns = time.perf_counter_ns()
             self.applied += 1
         self.say("done", str(done))
+
+    def _change_waits(self) -> None:
+        if self._orders.closed:  # it began to wait only when ``close`` had called it off
+            self.lab.changes.call_off()
+        self._changed()
 
     def _watch(self) -> Watch:
         """The lab's watch, which knows the requests under way."""

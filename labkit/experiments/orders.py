@@ -85,14 +85,24 @@ class Orders:
                 raise Cancelled("called off", remedy="what was done up to here is kept")
             self._see_to_urgent()
 
-    def close(self) -> None:
-        """Call off what is waited for, and come back when nothing is carried out any more."""
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is taken any more."""
+        return self._closed
+
+    def close(self, call_off: Callable[[], None] = lambda: None) -> None:
+        """Call off what is waited for, and come back when nothing is carried out any more.
+
+        Args:
+            call_off: ends what an order waits for by other means than ``wait``.
+        """
         with self._state:
             self._closed = True
             self.calling_off.set()
             self._state.notify_all()
             for future in self._open:
                 future.cancel()  # those that have begun go on
+        call_off()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _see_to_urgent(self) -> None:

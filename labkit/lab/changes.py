@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from labkit.errors import LabError
 from labkit.lab.cluster_telemetry import ClusterTelemetry
@@ -17,6 +19,9 @@ from labkit.serve.engines.attach import Attached
 from labkit.serve.engines.base import EngineOptions, Plan
 from labkit.spec import Topology
 from labkit.store.run import Run
+
+#: Longest wait for a change to come to its end, once it is called off.
+_LATE_S: Final = 30.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,6 +51,7 @@ class Changes:
     on_wait: Callable[[], None] = lambda: None
     _patience: Patience = field(default_factory=Patience)
     _changed_ns: int = 0
+    _turn: Any = field(default_factory=threading.RLock)
 
     @contextmanager
     def renewed(self, telemetry: TelemetryAgent | ClusterTelemetry, clients: Mapping[str, int]) -> Iterator[None]:
@@ -75,17 +81,18 @@ class Changes:
         there, how = self.own, {"in_place": in_place, "keep_unused": keep_unused}
         if options is not None:
             check_words(options)
-        plan = there.plan(topology, options, **how)
-        with self._marked(plan, drain_timeout_s) as patience:
-            done = there.change(topology, options, on_switch=lambda _: self.follow(), patience=patience, **how)
-        return self._kept(there, done)
+        with self._turn:
+            with self._marked(there.plan(topology, options, **how), drain_timeout_s) as patience:
+                done = there.change(topology, options, on_switch=lambda _: self.follow(), patience=patience, **how)
+            return self._kept(there, done)
 
     def restart(self, worker: str) -> Resplit:
         """Start a worker again."""
         there = self.own
-        with self._marked(there.plan_restart(worker), None) as patience:
-            done = there.restart(worker, on_switch=lambda _: self.follow(), patience=patience)
-        return self._kept(there, done)
+        with self._turn:
+            with self._marked(there.plan_restart(worker), None) as patience:
+                done = there.restart(worker, on_switch=lambda _: self.follow(), patience=patience)
+            return self._kept(there, done)
 
     def call_off(self) -> None:
         """End what is waited for, from any thread: ``change`` raises CalledOff, and what serves then serves on.
@@ -95,6 +102,12 @@ class Changes:
         """
         if self.waiting is not None:
             self._patience.call_off.set()
+
+    def close(self) -> None:
+        """Let no change begin any more, call off the one that is under way, and wait until the run keeps what came of it."""
+        self.deployment.refuse()
+        if self._turn.acquire(timeout=_LATE_S):
+            self._turn.release()
 
     @property
     def own(self) -> Deployment:

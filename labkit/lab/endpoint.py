@@ -46,7 +46,7 @@ class Endpoint:
 
     def target(self, there: Deployment | Attached) -> Target:
         """Where requests go; a key is sent to nobody but somebody else's endpoint."""
-        key = None if there.verified else os.environ.get("OPENAI_API_KEY")
+        key = os.environ.get("OPENAI_API_KEY") if isinstance(there, Attached) else None
         return Target(there.url, there.model.name, self.vocab, key, self.dialect, writes_at_once=self.writes_at_once)
 
     def longest(self, there: Deployment | Attached) -> int | None:

@@ -19,6 +19,7 @@ from labkit.lab.launcher import Launcher
 from labkit.lab.load_fleet import FOLLOW_S, LoadFleet
 from labkit.lab.loads import Loads
 from labkit.lab.measurement import Measurement, RunningLoad
+from labkit.lab.opening import Opening
 from labkit.lab.reach import reach
 from labkit.lab.simulation import Simulation, simulated
 from labkit.lab.telemetry_agent import TelemetryAgent
@@ -101,7 +102,7 @@ class Lab:
         wanted, options = Topology(topology), options or EngineOptions()
         made, found = engine_named(engine)
         hosts = self._hosts = reach(nodes, placement, node, made, self.progress, lambda what: self.run.note(what, kind="fault"))
-        try:
+        with self._opening.under_way(self._fail, patience) as patience:
             self._simulation, hosts = simulated(engine, options, hosts)
             self._hosts = hosts
             manifest = facts.launched(kind, engine, found, hosts, model, wanted, workload=workload, slo=self.slo, options=options)
@@ -122,9 +123,6 @@ class Lab:
             self._max_model_len = served.max_model_len
             self.run.update(served={"max_model_len": served.max_model_len, "dtype": served.dtype, "path": Path(served.path).name})
             self._begin_loads(shards)
-        except BaseException as error:
-            self._fail(error)
-            raise
 
     @classmethod
     def attach(
@@ -165,7 +163,7 @@ class Lab:
         attached = Attached(url, model, metrics or {}, topology, accelerators, accelerator)
         manifest = facts.attached(model, attached.topology, workload=workload, slo=lab.slo)
         lab.run = new_run(results, name, manifest)
-        try:
+        with lab._opening.under_way(lab._fail):
             lab.deployment = attached
             lab._reach(vocab, ask=True)
             lab._max_model_len = lab._endpoint.longest(attached)
@@ -174,9 +172,6 @@ class Lab:
             for doubt in attached.doubts:
                 lab.run.note(doubt)
                 lab.progress(f"  {doubt}")
-        except BaseException as error:
-            lab._fail(error)
-            raise
         return lab
 
     def measure(
@@ -270,17 +265,13 @@ class Lab:
         self._launcher.check(made, wanted, before.options)
         self._loads.must_be_over(f"{engine} takes the place of {self.engine}")
         self.progress(f"{wanted} on {engine}: ends {self.engine}, and launches {engine} on the same accelerators")
-        try:
-            with self.changes.renewed(self._telemetry, self._load.pids):
-                there = self._launcher.launch(made, wanted, before.options, first_epoch=before.epoch + 1)
-                self.deployment = self._loads.deployment = self.changes.deployment = there
-                if self._watch is not None:
-                    self._watch.look_at(there)
-                self.probe()
-                self._follow()
-        except BaseException as error:
-            self.close(error)
-            raise
+        with self._opening.under_way(self._fail_switch) as patience, self.changes.renewed(self._telemetry, self._load.pids):
+            there = self._launcher.launch(made, wanted, before.options, first_epoch=before.epoch + 1, patience=patience)
+            self.deployment = self._loads.deployment = self.changes.deployment = there
+            if self._watch is not None:
+                self._watch.look_at(there)
+            self.probe()
+            self._follow()
         self.run.note(f"{wanted} serves on {engine}", kind="launch")
 
     def probe(self) -> None:
@@ -335,11 +326,14 @@ class Lab:
         return self._load.first_sent_ns(epoch, timeout_s)
 
     def close(self, error: BaseException | None = None) -> None:
-        """End load, telemetry and every worker; close the run. Harmless when done twice."""
+        """End load, telemetry and every worker; close the run. Harmless when done twice, and while it is launched or changes:
+        that is called off."""
         if self._closed:
             return
         self._closed = True
-        ends = [*self._ends, self._loads.end, *([self._watch.stop] if self._watch is not None else [])]
+        if not self._opening.close():
+            return
+        ends = [*self._ends, self._loads.end, *([self._watch.stop] if self._watch is not None else []), self.changes.close]
         close_all(ends)
         finish(self.run, self.slo, error, self.progress)
 
@@ -356,6 +350,7 @@ class Lab:
         if workload is not None:
             Schedule(workload)  # a trace that cannot be read is told before anything is launched
         self.workload, self.slo, self.progress = workload, slo or Slo(), Lines(progress)
+        self._opening = Opening()
 
     def _begin_loads(self, shards: int) -> None:
         self._load = LoadFleet.start(self.run.path, shards=shards)
@@ -379,6 +374,12 @@ class Lab:
         close_all(self._ends)
         if hasattr(self, "run"):
             give_up(self.run, error)
+
+    def _fail_switch(self, error: BaseException) -> None:
+        """Close a lab in which another engine does not come up; of one that was closed meanwhile, what came up too late."""
+        if self._closed:
+            close_all(self._ends)
+        self.close(error)
 
     @property
     def _ends(self) -> list[Callable[[], None]]:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -65,7 +66,7 @@ class FleetRun:
             return merged_result([run.wait(0) for run in sorted(self._runs, key=_failed, reverse=True)])
         except LoadError:
             if any(_failed(run) for run in self._runs):
-                self._end()
+                _end([run for run in self._runs if run.result is None and not _failed(run)])
             raise
 
     def stop(self) -> None:
@@ -92,12 +93,14 @@ class FleetRun:
         known = [run.next_request if run.result is None else run.result.next_request for run in self._runs]
         return max((number for number in known if number is not None), default=0)
 
-    def _end(self) -> None:
-        """Let no shard go on when one cannot."""
-        going = [run for run in self._runs if run.result is None and not _failed(run)]
-        for run in going:
+
+def _end(going: Sequence[LoadRun]) -> None:
+    """Let no shard go on when one cannot."""
+    for run in going:
+        with suppress(LoadError):  # the first failure is the one to tell
             run.stop()
-        for run in going:
+    for run in going:
+        with suppress(LoadError):
             run.wait(_GRACE_S)
 
 
@@ -170,13 +173,20 @@ class LoadFleet:
                 agent.watch(number)
 
     def run(self, measurement: int, workload: Workload, *, first_request: int = 0) -> FleetRun:
-        """Start the workload in the background, all shards at one instant; arguments as for ``LoadAgent.run``."""
+        """Start the workload in the background, all shards at one instant; arguments as for ``LoadAgent.run``.
+
+        Raises:
+            LoadError: a shard cannot send its part; none sends then.
+        """
         count = len(self.agents)
         start_ns = time.perf_counter_ns() + _LEAD_NS if count > 1 else None
-        runs = [
-            agent.run(measurement, workload, first_request=first_request, shards=count, start_ns=start_ns)
-            for agent in self.agents
-        ]
+        runs = list[LoadRun]()
+        try:
+            for agent in self.agents:
+                runs.append(agent.run(measurement, workload, first_request=first_request, shards=count, start_ns=start_ns))
+        except LoadError:
+            _end(runs)
+            raise
         self._run = FleetRun(self, runs)
         return self._run
 

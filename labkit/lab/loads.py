@@ -92,7 +92,10 @@ class Loads:
         started = self.fleet.run(self._measurement, workload, first_request=self._next_request)
         self._measurement += 1
         epoch, watch = self.deployment.epoch, watch_for(workload)
-        load = RunningLoad(self, started, side, repeat, epoch, watch=watch, stop_when_saturated=stop_when_saturated)
+        load = RunningLoad(
+            self, started, side, repeat, epoch, accelerators=self.deployment.accelerators,
+            accelerator=self.deployment.accelerator, watch=watch, stop_when_saturated=stop_when_saturated,
+        )  # fmt: skip
         self._under_way[load.measurement] = (load, workload)
         self.run.note(f"load on {side}: {in_words(workload)}", kind="load", data=workload.to_dict())
         for note in notes:
@@ -114,14 +117,13 @@ class Loads:
 
     def keep(self, load: RunningLoad, result: LoadResult) -> Measurement:
         """Keep the window of a load that has ended."""
-        deployment = self.deployment
         _, workload = self._under_way[load.measurement]
         topologies = {epoch["epoch"]: epoch["topology"] for epoch in self.run.manifest["epochs"]}
         window = Window(
             measurement=load.measurement, side=load.side, topology=topologies[load.epoch],
             repeat=load.repeat, epoch=load.epoch,
             start_ns=result.start_ns, measure_ns=result.measure_ns, stop_ns=result.stop_ns, end_ns=result.end_ns,
-            accelerators=deployment.accelerators, accelerator=deployment.accelerator,
+            accelerators=load.accelerators, accelerator=load.accelerator,
             workload=workload.to_dict(), stopped=load.stopped,
         )  # fmt: skip
         self._next_request = max(self._next_request, result.next_request)
@@ -134,7 +136,7 @@ class Loads:
         if result.unsent:
             self.run.note(f"{result.unsent} {UNSENT}", data={"measurement": load.measurement})
             self.progress(f"  {result.unsent} {UNSENT}")
-        missing, failures = dict(self.missing()), list[LabError](deployment.failures)
+        missing, failures = dict(self.missing()), list[LabError](self.deployment.failures)
         self.run.update(telemetry_missing=missing)
         if SAMPLER in missing:
             failures.append(TelemetryError(missing[SAMPLER], remedy=_WITHOUT_SAMPLER))

@@ -137,6 +137,8 @@ class RunningLoad:
     """A load that runs in its shard. Leave its ``with`` block, or call ``wait``, to get the measurement.
 
     Attributes:
+        side, repeat, epoch, accelerators, accelerator: label and number of the window; split, GPUs (or cores) and what they are
+            called when it began.
         result: the measurement; ``None`` while it runs.
         saturation: that the load outruns the server, once it is certain. It is looked for whether or not somebody waits; it is
             told where somebody does, or else where the load is read.
@@ -151,10 +153,13 @@ class RunningLoad:
         repeat: int,
         epoch: int,
         *,
+        accelerators: float,
+        accelerator: str,
         watch: BacklogWatch | None = None,
         stop_when_saturated: bool = False,
     ) -> None:
         self.side, self.repeat, self.epoch = side, repeat, epoch
+        self.accelerators, self.accelerator = accelerators, accelerator
         self.measurement = load.measurement
         self.result: Measurement | None = None
         self.stopped = ""

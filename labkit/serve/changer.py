@@ -19,7 +19,7 @@ from labkit.serve.pool import Pool, Progress
 from labkit.serve.ports import PortLease
 from labkit.serve.processes import stop_all
 from labkit.serve.resplit import Resplit
-from labkit.serve.situation import Pace, in_order, kinds_of, roles_of
+from labkit.serve.situation import Pace, in_order, kinds_of, roles_of, survivors
 from labkit.spec import Role, Topology
 
 _GRACE_S: Final = 10.0  # for requests on workers that a change which is called off had started
@@ -30,7 +30,7 @@ class Changer:
 
     Attributes:
         options: what workers and router are started with.
-        whole: roles on the last split that left no worker out because it was dead.
+        whole: roles on the last split that was wished for, and not for want of a worker that was dead.
         lost: why nothing serves any more; ``None`` while something does.
     """
 
@@ -107,7 +107,8 @@ class Changer:
             raise
         self.lost = None
         self._pool.end(ends)
-        if not self._pool.dead:
+        living = [worker.place for worker in self._pool.living]
+        if not self._pool.dead or wanted != survivors(self.whole, living):  # the wish was for more than to leave out the dead
             self.whole = roles
         split.prove(alone=drained_ns is not None)
         return Resplit(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,8 @@ from labkit.spec import Role, Topology
 __all__ = ["DRAIN_S", "CalledOff", "Deployment", "Draining", "Patience", "Resplit", "Starting"]
 
 _UNKNOWN_VOCAB: Final = 1000  # ids below this exist in every tokenizer in use
+#: Longest wait for a change to come to its end, once it is called off because the deployment closes.
+_LATE_S: Final = 30.0
 
 
 class Deployment:
@@ -87,20 +90,21 @@ class Deployment:
         """
         self.model, self.engine, self.share = model, engine, share
         self.progress = progress
-        self._closing, self._changing = threading.Event(), threading.Lock()
-        self._pace = Pace()
+        self._closing, self._changing = threading.Event(), threading.RLock()
+        self._pace, self._patience = Pace(), patience or Patience()
         self._own_host = LocalHost(node, ForkServers(logs, progress), progress) if hosts is None else None
         self._hosts: Hosts = hosts or self._own_host  # type: ignore[assignment]  # one of them there is
         self._meeting = Meeting() if engine.registry is not None else None
         meeting = self._meeting.folder if self._meeting else None
         self._pool = Pool(
             engine, model, logs=logs, otlp_endpoint=otlp_endpoint, progress=progress,
-            ready_timeout_s=ready_timeout_s, hosts=self._hosts, meeting=meeting,
+            ready_timeout_s=ready_timeout_s, hosts=self._hosts, meeting=meeting, closing=self._closing,
         )  # fmt: skip
         kind = LiveSplit if engine.registry is None else StandingSplit
         self._split = kind(
             topology, engine, self._pool, model, vocab_size=model.vocab_size or _UNKNOWN_VOCAB, logs=logs, pace=self._pace,
             options=options or EngineOptions(), meeting=meeting, progress=progress, first_epoch=first_epoch,
+            closing=self._closing,
         )  # fmt: skip
         self._changer = Changer(self._pool, self._split, self._pace, options or EngineOptions(), progress)
         lease: PortLease | None = None
@@ -113,8 +117,9 @@ class Deployment:
                 share=share,
                 kept=engine.registry is not None,
                 lease=lease,
-                patience=patience or Patience(),
+                patience=self._patience,
             )
+            self._patience = Patience()
         except BaseException:
             if lease is not None:
                 lease.close()
@@ -157,7 +162,7 @@ class Deployment:
         if self._split.front is None:
             if self._changer.lost is not None and not self._closing.is_set():
                 raise self._changer.lost
-            raise LaunchError("this deployment is closed", remedy="launch a new one")
+            raise _closed()
         return self._split.front
 
     @property
@@ -293,7 +298,7 @@ class Deployment:
     ) -> Resplit:
         """As ``resplit``, with other options for the workers too: carries out ``plan`` of the same arguments."""
         how = {"in_place": in_place, "keep_unused": keep_unused}
-        with self._changing:
+        with self._turn(patience) as patience:
             return self._changer.carry_out(self.plan(topology, options, **how), self._told(on_switch), patience)
 
     def restart(
@@ -303,12 +308,40 @@ class Deployment:
 
         Where the split has the same roles without it, the others serve alone meanwhile. Raises as ``resplit`` does.
         """
-        with self._changing:
+        with self._turn(patience) as patience:
             return self._changer.carry_out(self.plan_restart(name), self._told(on_switch), patience)
 
-    def close(self) -> None:
-        """End every process of this deployment. Harmless when done twice."""
+    def refuse(self) -> None:
+        """Change nothing any more: one that is under way is called off, and the next is refused. ``close`` does it first."""
         self._closing.set()
+        self._patience.call_off.set()
+
+    def close(self) -> None:
+        """End every process of this deployment, those included that a change is starting. Harmless when done twice."""
+        self.refuse()
+        ended = False
+        try:
+            ended = self._changing.acquire(timeout=_LATE_S)
+        finally:
+            self._end()
+            if ended:
+                self._changing.release()
+
+    @contextmanager
+    def _turn(self, patience: Patience | None) -> Iterator[Patience]:
+        """One change at a time, which ``close`` calls off. What one that it did not wait for has still started is ended here."""
+        with self._changing:
+            self._patience = patience or Patience()
+            if self._closing.is_set():  # looked at behind the line above: whoever closes calls it off, or it is seen here
+                raise _closed()
+            try:
+                yield self._patience
+            finally:
+                self._patience = Patience()  # the one that was lent may be lent again
+                if self._closing.is_set():
+                    self._end()
+
+    def _end(self) -> None:
         self._split.close()
         self._pool.close()
         if self._own_host is not None:
@@ -349,3 +382,7 @@ class Deployment:
 
     def _told(self, on_switch: Callable[[Deployment], None] | None) -> Callable[[], None]:
         return (lambda: on_switch(self)) if on_switch is not None else lambda: None
+
+
+def _closed() -> LaunchError:
+    return LaunchError("this deployment is closed", remedy="launch a new one")

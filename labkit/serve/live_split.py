@@ -13,7 +13,7 @@ from labkit.serve.drain import Look
 from labkit.serve.engines.base import Engine, EngineOptions
 from labkit.serve.front import Front
 from labkit.serve.models import ServedModel
-from labkit.serve.patience import CalledOff, Patience
+from labkit.serve.patience import CalledOff, Patience, closed_meanwhile
 from labkit.serve.pool import Pool, Progress, Worker
 from labkit.serve.ports import PortLease
 from labkit.serve.proof import RoleProof, prove
@@ -52,6 +52,7 @@ class LiveSplit:
         progress: Progress,
         meeting: Path | None = None,
         first_epoch: int = 0,
+        closing: threading.Event | None = None,
     ) -> None:
         self.topology, self.options = topology, options
         self.roles: dict[str, Role] = {}
@@ -61,7 +62,7 @@ class LiveSplit:
         self._engine, self._pool, self._model, self._vocab_size, self._logs = engine, pool, model, vocab_size, logs
         self._pace, self._progress, self._meeting = pace, progress, meeting
         self._retired: list[threading.Thread] = []
-        self._closing = threading.Event()
+        self._closing = closing or threading.Event()
 
     @property
     def serving(self) -> tuple[Worker, ...]:
@@ -114,6 +115,9 @@ class LiveSplit:
         )
 
     def _must_live(self, roles: Mapping[str, Role]) -> None:
+        """Raises what makes it vain to wait for a router, or for proof: a worker of it is dead, or all of this is closed."""
+        if self._closing.is_set():
+            raise closed_meanwhile()
         for worker in self._pool.dead:
             if worker.name in roles:
                 raise worker.failure("serving")
@@ -187,6 +191,7 @@ class LiveSplit:
         before = self.counters()
         proof: tuple[RoleProof, ...] = ()
         for _ in range(_CANARY_ROUNDS if alone else 1):
+            self._must_live({})
             self._send_canaries()
             proof = prove(self.roles, before, self.counters())
             if all(row.against is None for row in proof):

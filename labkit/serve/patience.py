@@ -17,6 +17,11 @@ class CalledOff(ResplitError):
     """The person called the change off while it waited: what serves then serves on."""
 
 
+def closed_meanwhile() -> CalledOff:
+    """What ends a change whose deployment is closed under it."""
+    return CalledOff("the deployment was closed while it changed", remedy="launch a new one")
+
+
 @dataclass(frozen=True, slots=True)
 class Starting:
     """Where the start of workers stands.

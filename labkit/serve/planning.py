@@ -199,7 +199,12 @@ def _possible(now: Situation, wanted: Topology, options: EngineOptions) -> bool:
 
 
 def make_restart_plan(now: Situation, name: str, whole: Mapping[str, Role]) -> Plan:
-    """Plan to start one worker again; ``whole`` are the roles on the last split that left out none that was dead.
+    """Plan to start one worker again. One that runs leaves the split as it is; a dead one comes back to the part that it had.
+
+    Args:
+        now: what there is.
+        name: which.
+        whole: roles on the last split that was wished for, and not for want of a worker that was dead.
 
     Raises:
         ResplitError: there is no such worker.
@@ -208,5 +213,11 @@ def make_restart_plan(now: Situation, name: str, whole: Mapping[str, Role]) -> P
     if name not in known:
         raise ResplitError(f"unknown worker {name!r}", remedy=f"use one of {', '.join(known)}")
     there = [worker.place for worker in now.workers if worker.alive or worker.place.name == name]
-    wanted = survivors(whole, there) or now.topology
-    return make_plan(now, wanted, now.options, again=frozenset({name}), keep_unused=bool(now.unused))
+    alive = name in names_of(now.living)
+    wanted = survivors(now.roles if alive and now.roles else whole, there) or now.topology
+    unused = bool(now.unused) or name not in (now.roles if alive else whole)
+    plan = make_plan(now, wanted, now.options, again=frozenset({name}), keep_unused=unused)
+    if plan.why is None and name not in names_of(plan.starts):
+        error = ResplitError(f"{name} has no part in {wanted}, which serves", remedy="ask for a split that needs it")
+        return Plan("impossible", f"{wanted}: impossible: {error.what}", wanted=wanted, why=error)
+    return plan

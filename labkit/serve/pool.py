@@ -19,7 +19,7 @@ from labkit.serve.engines.base import Engine, EngineOptions, Place, WorkerSpec
 from labkit.serve.engines.failures import explain
 from labkit.serve.hosts import Hosts, Lease
 from labkit.serve.models import ServedModel
-from labkit.serve.patience import CalledOff, Patience, Starting
+from labkit.serve.patience import CalledOff, Patience, Starting, closed_meanwhile
 from labkit.serve.ports import HIGHEST
 from labkit.serve.processes import Tree, new_lines, stop_all
 from labkit.serve.requests import is_up
@@ -125,6 +125,7 @@ class Pool:
         ready_timeout_s: float,
         hosts: Hosts,
         meeting: Path | None = None,
+        closing: threading.Event | None = None,
     ) -> None:
         """An empty pool.
 
@@ -137,12 +138,13 @@ class Pool:
             ready_timeout_s: longest wait for a worker to load.
             hosts: where they run.
             meeting: folder through which workers register, with engines whose workers do.
+            closing: once it is set no worker starts, and nothing that is on one is waited for.
         """
         self.workers: tuple[Worker, ...] = ()
         self.names: set[str] = set()
         self._engine, self._model, self._logs, self._otlp_endpoint = engine, model, logs, otlp_endpoint
         self._progress, self._ready_timeout_s, self._hosts = progress, ready_timeout_s, hosts
-        self._meeting, self._draining = meeting, set[str]()
+        self._meeting, self._draining, self._closing = meeting, set[str](), closing or threading.Event()
         self._leases: dict[str, tuple[tuple[int, str], ExitStack, tuple[int, int, int]]] = {}  # name → (TP, host), leases, ports
 
     def start(
@@ -203,7 +205,8 @@ class Pool:
         """Stop workers that served, after ``grace_s`` at most for what is on them. What is left then is cut, and that is said."""
         ending, deadline = self.drain(names), time.monotonic() + grace_s
         while (left := sum(worker.requests_left for worker in ending)) and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
+            if self._closing.wait(_POLL_S):
+                break
         if left:
             said = f"{left} request{'s' * (left != 1)} on {', '.join(worker.name for worker in ending)}"
             self._progress(f"{said} {'are' if left > 1 else 'is'} cut")
@@ -261,6 +264,8 @@ class Pool:
                 beginning.result()
 
     def _begin(self, place: Place, options: EngineOptions, patience: Patience) -> Worker:
+        if self._closing.is_set():
+            raise closed_meanwhile()
         host, spec = self._hosts.of(place.devices), self._spec(place)
         command = self._engine.worker(replace(spec, devices=host.local(spec.devices)), self._model, options)
         self._draining.discard(spec.name)

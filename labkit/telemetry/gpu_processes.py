@@ -1,7 +1,7 @@
-"""Who else computes on a GPU: NVML's list of processes against the process trees of the workers.
+"""Who else computes on a GPU: NVML's list of processes against the process trees of the lab and its workers.
 
 Inside a container the driver names processes of the container only, or (older drivers) by numbers that mean nothing there. So a
-process is foreign when it is alive on this node outside the workers' trees, or when it was on the GPU before any worker was
+process is foreign when it is alive on this node outside the lab's own trees, or when it was on the GPU before any worker was
 launched; of one that is neither, nothing can be said, and a reason says so.
 """
 
@@ -44,7 +44,7 @@ class ForeignProcesses:
         self._before = {gpu.index: frozenset(_listed(gpu) or ()) for gpu in gpus}
 
     def read(self, own: Collection[int]) -> list[Occupancy]:
-        """Every GPU now; ``own`` are the process ids of all workers."""
+        """Every GPU now; ``own`` are the process ids of all workers, and of the lab, which starts others."""
         return [self._of(gpu, own) for gpu in self._gpus]
 
     def _of(self, gpu: Gpu, own: Collection[int]) -> Occupancy:

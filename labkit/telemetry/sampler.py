@@ -19,7 +19,7 @@ from labkit.errors import TelemetryError
 from labkit.telemetry.gpm import NEEDS_TWO
 from labkit.telemetry.gpu_processes import ForeignProcesses
 from labkit.telemetry.gpu_session import GpuSession, in_short
-from labkit.telemetry.host import HostSampler
+from labkit.telemetry.host import LAB, HostSampler
 from labkit.telemetry.nvml_errors import GPU_SOURCE, HANGS, NvmlUnavailable, remedy_of
 from labkit.telemetry.prometheus import Scraper
 from labkit.telemetry.spans import Progress, RequestSpan, SpanReceiver
@@ -197,9 +197,9 @@ class Sampler:
             self._report(source, in_short(source, values))
 
     async def _sample_processes(self, others: ForeignProcesses) -> None:
-        own = self._host.members(self._workers)
-        if not own:  # before workers are known everybody is a stranger
+        if not self._host.members(self._workers):  # before workers are known everybody is a stranger
             return
+        own = self._host.members((*self._workers, LAB))  # a worker that starts is not known as one yet, and is the lab's own
         for found in await asyncio.get_running_loop().run_in_executor(self._threads[0], others.read, own):
             if found.values:
                 self._sink.samples(found.t_ns, found.source, found.values)

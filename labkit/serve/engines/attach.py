@@ -87,7 +87,9 @@ class Attached:
 
     def _check(self) -> None:
         try:
-            answer = httpx.get(f"{self.url}/v1/models", timeout=_TIMEOUT_S)
+            answer = httpx.get(f"{self.url}/v1/models", timeout=_TIMEOUT_S, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise SpecError(f"{self.url!r} is no http URL: {error}", remedy="give its address: http://10.0.0.1:8000") from None
         except httpx.HTTPError as error:
             raise LaunchError(f"{self.url} does not answer: {error}", remedy="check the URL, and that the server is up") from None
         served = [str(entry.get("id")) for entry in _entries(answer)]
@@ -100,6 +102,9 @@ class Attached:
             f"{self.url} was attached, not launched: its split is not the lab's to change",
             remedy="launch a deployment with Lab(model, topology), or change the split where the endpoint is run",
         )
+
+    def refuse(self) -> None:
+        """It is never changed."""
 
     def close(self) -> None:
         """Nothing of it is the lab's to end."""

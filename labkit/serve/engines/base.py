@@ -40,7 +40,7 @@ class EngineOptions:
     """What a user may set of every worker; ``None`` is the engine's or the lab's own choice.
 
     Attributes:
-        kv_cache_bytes: KV-cache memory of each worker.
+        kv_cache_bytes: KV-cache memory of each worker, of all its GPUs (or cores) together.
         max_num_batched_tokens: most tokens of one step: the chunk size of chunked prefill.
         max_num_seqs: most requests of one step.
         prefill: the two above for workers that are prefill workers on the split; then a re-split that gives a worker the other

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -32,6 +33,7 @@ _READ_LATE = frozenset(
         "OTEL_SERVICE_NAME",
         "LABKIT_PIN_CORES",
         "VLLM_CPU_KVCACHE_SPACE",
+        "LABKIT_CPU_KV_BYTES",
         "VLLM_ENABLE_V1_MULTIPROCESSING",
     }
 )
@@ -161,10 +163,10 @@ def engine_command(spec: WorkerSpec, model: ServedModel, options: EngineOptions)
 
 
 def _direct(urls: Iterable[str]) -> dict[str, str]:
-    """What keeps workers of other addresses than this machine's from being asked through a proxy."""
+    """What keeps workers from being asked through a proxy, those of this machine among them."""
     addresses = sorted({urlsplit(url).hostname or "" for url in urls} - {"127.0.0.1"})
     spared = ",".join(("127.0.0.1", "localhost", *addresses))
-    return {"NO_PROXY": spared, "no_proxy": spared} if addresses else {}
+    return {"NO_PROXY": spared, "no_proxy": spared}
 
 
 def read_early(env: Mapping[str, str]) -> dict[str, str]:
@@ -203,10 +205,10 @@ def _cpu(spec: WorkerSpec, model: ServedModel, options: EngineOptions) -> tuple[
             f"{model.name} has MXFP4 weights, which vLLM's CPU backend cannot serve",
             remedy="serve it on a GPU, or take another model",
         )
-    kv_gib = max(1, round((options.kv_cache_bytes or CPU_KV_BYTES) / _GIB))
+    kv_bytes = max(1, (options.kv_cache_bytes or CPU_KV_BYTES) // spec.tp)  # of each rank
     argv = ["--dtype", model.dtype or "float32", "--block-size", str(_CPU_BLOCK_TOKENS)]
     env = {
-        "VLLM_CPU_KVCACHE_SPACE": str(kv_gib),
+        "VLLM_CPU_KVCACHE_SPACE": str(ceil(kv_bytes / _GIB)),
         "UCX_TLS": "tcp,shm,self",
         "LABKIT_NIXL_POLL_US": str(_NIXL_POLL_US),
         "LABKIT_PIN_CORES": ",".join(map(str, cores)),
@@ -215,6 +217,8 @@ def _cpu(spec: WorkerSpec, model: ServedModel, options: EngineOptions) -> tuple[
         "TORCHDYNAMO_DISABLE": "1",  # else the first sampled (not greedy) token compiles C++ for 10 s, or kills the worker
         "CUDA_VISIBLE_DEVICES": "",
     }
+    if kv_bytes % _GIB:
+        env["LABKIT_CPU_KV_BYTES"] = str(kv_bytes)
     if spec.tp == 1:
         argv += ["--distributed-executor-backend", "uni"]
         env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -222,10 +226,13 @@ def _cpu(spec: WorkerSpec, model: ServedModel, options: EngineOptions) -> tuple[
 
 
 def _cuda(spec: WorkerSpec, model: ServedModel, options: EngineOptions) -> tuple[list[str], dict[str, str]]:
-    """CUDA: CUDA graphs stay on. A shared GPU's memory is divided by hand: profiling it at the same time misleads."""
+    """CUDA: CUDA graphs stay on. A shared GPU's memory is divided by hand: profiling it at the same time misleads.
+
+    Where others share a GPU, so is that of a worker that has one to itself: equal workers stay equal.
+    """
     argv = ["--dtype", model.dtype] if model.dtype else []
-    kv_bytes = options.kv_cache_bytes
-    if spec.devices.shared:
+    kv_bytes = options.kv_cache_bytes and max(1, options.kv_cache_bytes // spec.tp)  # vLLM's flag is of each GPU
+    if spec.devices.memory_fraction < 1:
         share = spec.devices.memory_bytes * spec.devices.memory_fraction * 0.9
         argv += ["--gpu-memory-utilization", f"{0.9 * spec.devices.memory_fraction:.3f}"]
         kv_bytes = kv_bytes or max(256 * 2**20, int(share - (model.weight_bytes or 0) / spec.tp - _CUDA_OVERHEAD_BYTES))

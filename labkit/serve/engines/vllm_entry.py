@@ -7,6 +7,9 @@ imported, and only where the lab asks for it in the environment:
   long instead.
 * ``LABKIT_PIN_CORES``: the connector re-pins every worker to the last core of the node. The worker stays on these cores instead.
 
+A third is asked for with ``LABKIT_CPU_KV_BYTES``: vLLM's CPU backend sizes its KV cache by a variable in whole GiB; where this
+version of it takes bytes, it gets them.
+
 Processes that vLLM spawns import this file again as their main module, so the mends reach them too.
 
 With ``--fork-server`` it imports vLLM and forks a worker for each request (``labkit/serve/forking.py``). The worker goes on as if
@@ -263,6 +266,23 @@ def _not_preloaded() -> str | None:
     return None
 
 
+def _size_cpu_cache() -> None:
+    """Give vLLM's CPU backend the asked bytes of KV cache; a version that knows whole GiB alone has them rounded up."""
+    wanted, gib = os.environ.pop("LABKIT_CPU_KV_BYTES", ""), os.environ.get("VLLM_CPU_KVCACHE_SPACE")
+    if not wanted or gib != str(-(-int(wanted) // 2**30)):  # not asked for, or overruled
+        return
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None
+    assert spec.origin is not None
+    with open(os.path.join(os.path.dirname(spec.origin), "v1", "worker", "cpu_worker.py"), encoding="utf-8") as source:  # noqa: PTH118, PTH120, PTH123
+        takes_bytes = "kv_cache_memory_bytes" in source.read()
+    if takes_bytes:
+        del os.environ["VLLM_CPU_KVCACHE_SPACE"]  # it would win
+        sys.argv[1:1] = ["--kv-cache-memory-bytes", wanted]
+    else:
+        print(f"labkit: this vLLM's KV cache is of whole GiB: {gib} GiB for {wanted} bytes", file=sys.stderr)
+
+
 def become(program: str, *, imports_of: str) -> None:
     """Go on as ``python -m program``; with ``--fork-server``, in a fork that finds imported what ``imports_of`` imports."""
     import runpy
@@ -277,6 +297,7 @@ def become(program: str, *, imports_of: str) -> None:
         if pin := os.environ.get("LABKIT_PIN_CORES"):
             _pin({int(core) for core in pin.split(",")})
         _fork_what_vllm_spawns()
+    _size_cpu_cache()
     # Without alter_sys the script that was started stays the main module, which is what spawned processes import again.
     runpy.run_module(program, run_name="__main__")
 

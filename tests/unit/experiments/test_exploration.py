@@ -18,6 +18,7 @@ from labkit.lab.lab import Lab
 from labkit.lab.launch import Launch
 from labkit.live.window import LiveWindow
 from labkit.measure.metrics import summarise
+from labkit.serve.patience import CalledOff
 from labkit.spec import Workload
 from labkit.store import open_run
 from tests.support.fake_engine import FakeEngine
@@ -268,3 +269,14 @@ def test_nothing_is_carried_out_after_the_end_and_that_is_said(exploration: Expl
         exploration.stop().result(5)
     assert exploration.said[-1].kind == "failed"
     assert not exploration.busy
+
+
+def test_the_end_calls_off_a_change_that_is_under_way(exploration: Exploration, engine: FakeEngine):
+    engine.faults = {"w2": ["--never-ready"]}
+    change = exploration.apply("3A")
+    until(lambda: [*exploration.lab.run.path.glob("logs/w2.log")], "the start of the third worker")
+    exploration.close()
+    with pytest.raises(CalledOff):
+        change.result(30)
+    assert str(exploration.lab.deployment.topology) == "2A", "the lab stays open"
+    assert exploration.said[-1].kind == "done"

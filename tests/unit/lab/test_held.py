@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,8 @@ import labkit
 from labkit.errors import HardwareError
 from labkit.lab import held
 from labkit.serve.hardware import Node, simulate
+from labkit.serve.patience import CalledOff
+from labkit.store.run import open_run
 from tests.support.fake_engine import FakeEngine, fake_gpu, fake_node
 from tests.support.open_lab import OpenLab
 from tests.support.waiting import marked, until
@@ -38,6 +41,34 @@ def test_a_launch_that_failed_holds_nothing(open_lab: OpenLab, engine: FakeEngin
         open_lab("2A")
     engine.python = None
     with open_lab("2A"):
+        pass
+
+
+def test_a_lab_that_is_still_launched_is_closed_too(open_lab: OpenLab, engine: FakeEngine, tmp_path: Path):
+    engine.faults = {"w1": ["--never-ready"]}
+    with ThreadPoolExecutor(1) as thread:
+        launch = thread.submit(open_lab, "2A")
+        until(lambda: [*tmp_path.glob("*/logs/w1.log")], "the start of its workers")
+        (name,) = labkit.close_labs()
+        assert labkit.close_labs() == [], "it holds nothing any more"
+        with pytest.raises(CalledOff):
+            launch.result(30)
+    until(lambda: not marked(engine.mark), "the end of every process")
+    assert open_run(tmp_path / name).status == "failed"
+    engine.faults = {}
+    with open_lab("2A"):
+        pass
+
+
+def test_who_is_told_of_a_launch_may_close_the_lab(open_lab: OpenLab, engine: FakeEngine):
+    def tell(line: str) -> None:
+        if "ready after" in line:
+            labkit.close_labs()
+
+    with pytest.raises(CalledOff, match=r"called off|closed"):
+        open_lab("1A", progress=tell)
+    assert not marked(engine.mark)
+    with open_lab("1A"):
         pass
 
 

@@ -169,6 +169,16 @@ def test_conversations_are_fitted_to_the_model_and_kept_with_their_turns(open_la
 
 
 @pytest.mark.usefixtures("blind")
+def test_a_window_has_the_accelerators_of_its_beginning(open_lab: OpenLab):
+    with open_lab("2A") as lab:
+        with lab.load(ENDLESS) as load:
+            until(lambda: load.progress and load.progress.done > 5, "load")
+            lab.resplit("1A")
+            window = load.stop().window
+        assert (window.topology, window.accelerators, lab.deployment.accelerators) == ("2A", 2.0, 1.0)
+
+
+@pytest.mark.usefixtures("blind")
 def test_a_worker_that_dies_under_load_is_a_fault_in_the_run(open_lab: OpenLab, engine: FakeEngine, said: list[str]):
     with open_lab() as lab:
         with lab.load(ENDLESS) as load:

@@ -94,6 +94,18 @@ def test_the_death_of_one_shard_is_told_and_stops_the_others(server, fleet, tmp_
         fleet.first_sent_ns(99, 1)
 
 
+def test_a_load_that_one_shard_cannot_begin_is_sent_by_none(server, fleet, tmp_path):
+    fleet.target(0, server.url, "plain?ttft=5&itl=5", vocab=4096)
+    os.kill(fleet.agents[2].pid, signal.SIGKILL)
+    until(lambda: not fleet.agents[2].alive, "the death")
+    with pytest.raises(LoadError, match="load shard 2 ended with code -9"):
+        fleet.run(0, Workload(isl=8, osl=400, concurrency=6, duration_s=600.0))
+    for agent in fleet.agents[:2]:
+        (begun,) = agent._runs.values()
+        assert begun.result is not None, "it has ended"
+        assert begun.result.stopped
+
+
 @pytest.mark.parametrize("shards", [0, -1, 65, 1.5, True, "2"])
 def test_shards_that_cannot_be_meant_are_refused(tmp_path, shards):
     with pytest.raises(SpecError, match="load shards"):

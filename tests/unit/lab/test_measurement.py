@@ -79,7 +79,7 @@ class Keeper:
 def running(load: Load, **options: Any) -> tuple[RunningLoad, Keeper]:
     keeper = Keeper()
     made: Any = load
-    return RunningLoad(keeper, made, "2A", 0, 0, **options), keeper
+    return RunningLoad(keeper, made, "2A", 0, 0, accelerators=2.0, accelerator="core", **options), keeper
 
 
 def not_yet() -> LoadError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from labkit.experiments import conclude, interleave
 from labkit.lab.engines import ENGINES
 from labkit.lab.lab import Lab
 from labkit.serve.engines.base import EngineOptions
+from labkit.serve.patience import CalledOff
 from labkit.store.run import open_run
 from tests.support.fake_engine import ENDLESS, SHORT, FakeDynamo, FakeEngine
-from tests.support.waiting import until
+from tests.support.waiting import marked, until
 
 OpenLab = Callable[..., Lab]
 
@@ -95,3 +97,18 @@ def test_an_engine_that_does_not_come_up_closes_the_lab_with_the_reason(open_lab
     assert "w1 died" in run.manifest["reason"]
     with pytest.raises(LaunchError, match="closed"):
         lab.measure(SHORT)
+
+
+def test_a_lab_that_is_closed_while_another_engine_comes_up_leaves_nothing(open_lab: OpenLab, other: FakeDynamo):
+    other.faults["w1"] = ("--never-ready",)
+    lab = open_lab("2A")
+    began = lab.deployment
+    with ThreadPoolExecutor(1) as thread:
+        switch = thread.submit(lab.switch, "other")
+        until(lambda: [*lab.run.path.glob("logs/w1-2.log")], "the start of the other engine's workers")
+        lab.close()
+        with pytest.raises(CalledOff):
+            switch.result(30)
+    assert not began.workers
+    assert not marked(other.mark)
+    assert open_run(lab.run.path).status == "finished"

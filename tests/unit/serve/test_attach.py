@@ -86,10 +86,21 @@ def test_one_that_does_not_answer_is_named():
         attach("http://127.0.0.1:1")
 
 
-@pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ftp://127.0.0.1", "http://", "http://127.0.0.1:99999999"])
+@pytest.mark.parametrize(
+    "url", ["", "127.0.0.1:8000", "ftp://127.0.0.1", "http://", "http://127.0.0.1:99999999", "http://[::1", "http://h:port"]
+)
 def test_what_is_no_url_is_refused(url: str):
     with pytest.raises((LaunchError, SpecError)):
         attach(url)
+
+
+def test_it_is_asked_without_a_proxy(serve: Serve, monkeypatch: pytest.MonkeyPatch):
+    """As the load's requests are sent."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert attach(serve(b'{"data": [{"id": "m"}]}')).model.name == "m"
 
 
 def test_only_gpus_and_cores_are_counted():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +17,14 @@ from labkit.serve.models import prepare
 from labkit.serve.planning import make_plan
 from labkit.serve.situation import Pace
 from labkit.spec import Model, Topology
+from tests.support.waiting import until
 
 Deploy = Callable[..., Deployment]
+
+
+def kill(deployment: Deployment, name: str) -> None:
+    os.kill(next(worker.tree.pid for worker in deployment.workers if worker.name == name), signal.SIGKILL)
+    until(lambda: name in deployment.dead, f"the death of {name}")
 
 
 def test_a_router_swap_is_planned_with_its_proof_and_measured_pace(deploy: Deploy):
@@ -52,6 +60,20 @@ def test_it_takes_what_its_steps_took_before(deploy: Deploy, pool: str, wanted: 
     plan = make_plan(replace(deployment._situation, pace=pace), Topology(wanted), EngineOptions())
     assert plan.about_s == about_s
     assert (f"about {about_s:.0f} s" if about_s is not None else "as long as a launch") in plan.text
+
+
+def test_a_restart_of_one_that_runs_keeps_the_split_that_was_wished_for_since_another_died(deploy: Deploy):
+    deployment = deploy("3A")
+    kill(deployment, "w2")
+    deployment.resplit("1P1D")
+    assert deployment.plan_restart("w0").wanted == Topology("1P1D")
+    deployment.restart("w0")
+    assert (str(deployment.topology), deployment.verified) == ("1P1D", True)
+    plan = deployment.plan_restart("w2")
+    assert ([place.name for place in plan.starts], plan.wanted) == (["w2"], Topology("1P1D")), "it comes back without a role"
+    kill(deployment, "w1")
+    deployment.resplit("1A")
+    assert deployment.plan_restart("w1").wanted == Topology("1P1D"), "the last split that was wished for"
 
 
 def test_room_that_was_made_is_measured(deploy: Deploy):

@@ -129,11 +129,37 @@ def test_workers_that_share_a_gpu_divide_its_memory(workers: int):
     assert fits or kv_bytes[0] == 256 * 2**20
 
 
+def test_a_worker_alone_on_its_gpu_has_as_much_memory_as_those_that_share():
+    specs = on_gpu((1, 1, 1), gpus=2)
+    assert [spec.devices.shared for spec in specs] == [True, False, True]
+    commands = [ENGINE.worker(spec, MODEL, OPTIONS) for spec in specs]
+    assert {value(command, "--gpu-memory-utilization") for command in commands} == {"0.450"}
+    assert len({value(command, "--kv-cache-memory-bytes") for command in commands}) == 1
+
+
 def test_a_wish_for_kv_memory_wins_everywhere():
     wish = EngineOptions(kv_cache_bytes=3 * GIB)
     for spec in (on_gpu((1, 1), gpus=1)[0], on_gpu((1,))[0]):
         assert value(ENGINE.worker(spec, MODEL, wish), "--kv-cache-memory-bytes") == str(3 * GIB)
-    assert ENGINE.worker(on_cpu(), MODEL, wish).env["VLLM_CPU_KVCACHE_SPACE"] == "3"
+    on_cores = ENGINE.worker(on_cpu(), MODEL, wish).env
+    assert on_cores["VLLM_CPU_KVCACHE_SPACE"] == "3"
+    assert "LABKIT_CPU_KV_BYTES" not in on_cores
+
+
+def test_kv_memory_is_of_a_worker_and_vllms_of_each_of_its_ranks():
+    (group,) = on_gpu((2,))
+    command = ENGINE.worker(group, MODEL, EngineOptions(kv_cache_bytes=3 * GIB))
+    assert value(command, "--kv-cache-memory-bytes") == str(3 * GIB // 2)
+    assert "--kv-cache-memory-bytes" not in ENGINE.worker(group, MODEL, OPTIONS).argv
+    env = ENGINE.worker(on_cpu(0, 1, tp=2), MODEL, EngineOptions(kv_cache_bytes=4 * GIB)).env
+    assert env["VLLM_CPU_KVCACHE_SPACE"] == "2"
+
+
+@pytest.mark.parametrize(("wish", "gib"), [(256 * 2**20, "1"), (3 * GIB // 2, "2"), (1, "1")])
+def test_kv_memory_of_a_cpu_worker_is_asked_for_in_bytes_and_never_rounded_down(wish: int, gib: str):
+    usual, command = (ENGINE.worker(on_cpu(), MODEL, options) for options in (OPTIONS, EngineOptions(kv_cache_bytes=wish)))
+    assert (command.env["VLLM_CPU_KVCACHE_SPACE"], command.env["LABKIT_CPU_KV_BYTES"]) == (gib, str(wish))
+    assert ENGINE.fork_server(command) == ENGINE.fork_server(usual), "they share a fork server"
 
 
 def test_options_become_flags_and_extra_ones_come_last():
@@ -304,8 +330,9 @@ def test_a_worker_of_another_machine_binds_and_tells_its_own_address():
     assert not {"UCX_NET_DEVICES", "GLOO_SOCKET_IFNAME"} & unknown.env.keys()
 
 
-def test_a_router_asks_workers_of_other_machines_without_a_proxy():
+def test_a_router_asks_workers_without_a_proxy():
     here, there = "http://127.0.0.1:8001", "http://10.0.0.2:8001"
-    assert ENGINE.router(behind(dict.fromkeys((here,), Role.AGGREGATED))).env == {}
+    env = ENGINE.router(behind(dict.fromkeys((here,), Role.AGGREGATED))).env
+    assert env["no_proxy"] == env["NO_PROXY"] == "127.0.0.1,localhost"
     env = ENGINE.router(behind({here: Role.PREFILL, there: Role.DECODE})).env
     assert env["no_proxy"] == env["NO_PROXY"] == "127.0.0.1,localhost,10.0.0.2"

@@ -35,6 +35,7 @@ if __name__ == "__main__":
     process = multiprocessing.get_context("spawn").Process(target=probe.child, args=(there,))
     process.start()
     found = {"self": look(), "spawned": here.recv(), "argv": sys.argv[1:]}
+    found["kv_gib"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE")
     process.join()
     try:
         from nixl_cu12 import _api
@@ -73,13 +74,13 @@ def packages(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(packages: Path, entry: Path = ENTRY, **env: str) -> dict[str, Any]:
+def run(packages: Path, entry: Path = ENTRY, *, says: str = "", **env: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, entry, "--model", "m"],
         capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(packages), **env},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert not done.stderr
+    assert done.stderr.strip() == says
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -131,3 +132,33 @@ def test_nixl_is_left_alone_unasked(packages: Path):
 def test_a_machine_without_nixl_is_no_obstacle(packages: Path):
     (packages / "nixl_cu12" / "_api.py").unlink()
     assert "nixl_cu12" in run(packages, LABKIT_NIXL_POLL_US="2000")["nixl"]
+
+
+QUARTER = {"LABKIT_CPU_KV_BYTES": str(2**28), "VLLM_CPU_KVCACHE_SPACE": "1"}
+
+
+@pytest.fixture
+def cpu_worker(packages: Path) -> Path:
+    file = packages / "vllm" / "v1" / "worker" / "cpu_worker.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("explicit_kv_cache_size = self.cache_config.kv_cache_memory_bytes\n")
+    return file
+
+
+@pytest.mark.usefixtures("cpu_worker")
+def test_a_kv_cache_on_the_cpu_is_sized_in_bytes(packages: Path):
+    found = run(packages, **QUARTER)
+    assert found["argv"] == ["--kv-cache-memory-bytes", str(2**28), "--model", "m"]
+    assert found["kv_gib"] is None, "it would win"
+
+
+def test_and_in_whole_gib_where_this_vllm_takes_no_bytes(packages: Path, cpu_worker: Path):
+    cpu_worker.write_text("kv_cache_size = self.cache_config.cpu_kvcache_space_bytes\n")
+    found = run(packages, says=f"labkit: this vLLM's KV cache is of whole GiB: 1 GiB for {2**28} bytes", **QUARTER)
+    assert (found["argv"], found["kv_gib"]) == (["--model", "m"], "1")
+
+
+@pytest.mark.usefixtures("cpu_worker")
+def test_a_variable_of_the_users_own_overrules_it(packages: Path):
+    found = run(packages, **QUARTER | {"VLLM_CPU_KVCACHE_SPACE": "7"})
+    assert (found["argv"], found["kv_gib"]) == (["--model", "m"], "7")

@@ -190,6 +190,25 @@ def test_a_process_beside_the_workers_is_counted_on_its_gpu(fake_nvml: Configure
     assert _told(sink, "gpu0", "foreign_processes")[-1] == 1, "pid 4343; this process is the worker"
 
 
+def test_a_worker_that_starts_beside_the_others_is_no_stranger(fake_nvml: Configure) -> None:
+    """It loads its weights for a minute before it is told of: what the lab has started is the lab's own."""
+    fake_nvml(f"pid 0 {os.getpid()}\n")
+
+    async def test(sampler: Sampler, sink: Sink) -> None:
+        worker = await asyncio.create_subprocess_exec("sleep", "600")
+        sampler.watch([WatchedWorker("w0", worker.pid)])
+        try:
+            await sink.until(lambda: _tells(sink, "gpu0", "foreign_processes") and _tells(sink, "w0", "processes"))
+            seen = len(_told(sink, "gpu0", "foreign_processes"))
+            await sink.until(lambda: len(_told(sink, "gpu0", "foreign_processes")) > seen)
+        finally:
+            worker.kill()
+            await worker.wait()
+
+    sink = sample(test, gpus=[0])
+    assert _told(sink, "gpu0", "foreign_processes")[-1] == 1, "pid 4343; this process is the lab's"
+
+
 def test_a_load_client_is_sampled_by_its_name_and_is_no_worker() -> None:
     async def test(sampler: Sampler, sink: Sink) -> None:
         sampler.watch([], None, {"load0": os.getpid()})
