@@ -18,6 +18,7 @@ from labkit.lab.lab import Lab
 from labkit.lab.launch import Launch
 from labkit.live.window import LiveWindow
 from labkit.measure.metrics import summarise
+from labkit.serve.engines.base import EngineOptions
 from labkit.spec import Workload
 from labkit.store import open_run
 from tests.support.fake_engine import FakeEngine
@@ -183,6 +184,19 @@ def test_a_pin_can_be_measured_again(exploration: Exploration):
     twice = exploration.rerun(pin, seconds=1.5).result(60)
     assert len({one.label for one in exploration.pins}) == len(exploration.pins) == 3, "each can be chosen by its label"
     assert twice.label != again.label
+
+
+def test_a_point_with_a_secret_is_measured_again_without_a_restart(open_lab: OpenLab):
+    with open_lab("2A", workload=LOAD, options=EngineOptions(extra_env={"HF_TOKEN": "hunter2hunter2"})) as lab:
+        exploration = Exploration(lab)
+        exploration.start().result(60)
+        exploration.order(lambda: exploration.wait(1.0)).result(60)
+        pin = exploration.pin().result(60)
+        pids = [worker.tree.pid for worker in lab.deployment.workers]
+        exploration.rerun(pin, seconds=1.0).result(60)
+        assert [worker.tree.pid for worker in lab.deployment.workers] == pids
+        assert lab.deployment.options.extra_env == {"HF_TOKEN": "hunter2hunter2"}
+        exploration.close()
 
 
 def test_a_dead_worker_is_left_out_and_until_then_the_load_is_not_replaced(exploration: Exploration):
