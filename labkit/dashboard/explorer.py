@@ -139,6 +139,7 @@ class Explorer:
             parts += [self.split.widget, self._plan.widget, row(self._apply), self.wait.widget]
         self.health = HealthView(exploration.restart, exploration.new_router)
         parts.append(self.health.widget)
+        self._seen_load = self._asked_load = exploration.workload
         self.load = LoadForm(exploration.workload, self._show_load) if exploration.workload is not None else None
         self._start = button("Start", "play", "Send this load from now on; one that runs is replaced by it", "primary")
         self._pause = button("Pause", "pause", "Send nothing more; requests under way are followed to their end")
@@ -233,7 +234,18 @@ class Explorer:
     def _start_load(self) -> None:
         assert self.load is not None
         if (workload := self.load.workload) is not None:
+            self._asked_load = workload
             self.exploration.start(workload)
+
+    def _follow_load(self) -> None:
+        """Show a load that somebody else began: a pin that is measured again, another cell."""
+        now = self.exploration.workload
+        if now is self._seen_load:
+            return
+        self._seen_load, asked = now, self._asked_load
+        if self.load is not None and now is not None and now != asked:
+            self._asked_load = now
+            self.load.show(now)
 
     def _keep_pin(self) -> None:
         label, self._label.value = self._label.value.strip(), ""
@@ -293,6 +305,7 @@ class Explorer:
         self._pin.disabled = not running
         self._auto.disabled = busy or not running
         self._cancel.disabled = not busy
+        self._follow_load()
         self.wait.show(exploration.waiting)
         self.health.show(self._dead, self._router, busy=busy)
         self.pins.show(exploration.pins)

@@ -17,7 +17,7 @@ from labkit.lab.engines import ENGINES
 from labkit.serve.deployment import CalledOff
 from labkit.serve.engines.attach import Attached
 from labkit.serve.engines.base import EngineOptions
-from labkit.spec import Slo
+from labkit.spec import Slo, Workload
 from tests.support.fake_engine import FakeDynamo, FakeEngine
 from tests.support.open_lab import LOAD, OpenLab
 from tests.support.waiting import until
@@ -113,6 +113,21 @@ def test_load_is_started_replaced_paused_and_stopped(explorer: Explorer):
     explorer._stop.click()
     idle(explorer)
     assert explorer.exploration.sending is None
+
+
+def test_a_load_that_somebody_else_began_is_shown(explorer: Explorer):
+    assert explorer.load is not None
+    explorer.exploration.start(Workload(isl=9, osl=6, arrivals="burst:40@1/2", duration_s=9.0)).result(60)
+    until(lambda: explorer.load is not None and explorer.load._isl.value == "9", "the load in the form", 30)
+    explorer._pause.click()
+    idle(explorer)
+    explorer._start.click()
+    explorer.load._isl.value = "7"
+    idle(explorer)
+    sending = explorer.exploration.sending
+    assert sending is not None
+    assert (sending.arrivals, str(sending.isl)) == ("burst:40@1/2", "9"), "the load that was paused, and not another"
+    assert explorer.load._isl.value == "7", "what is being changed is left"
 
 
 def test_a_pin_stands_in_table_chart_and_behind_the_charts(explorer: Explorer):
