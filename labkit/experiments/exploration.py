@@ -73,7 +73,7 @@ class Exploration:
         self._on_change = on_change
         self._origin_ns = int(lab.run.manifest["clock"]["monotonic_ns"])
         self._orders = Orders(self._not_done, self._changed)
-        self._backlog = Backlog(lambda: self._watch(), self.wait)
+        self._backlog = Backlog(lambda: self._watch(), lambda: self.lab.loading, self.wait)
         self._load: RunningLoad | None = None
         self._sending: Workload | None = None
         self._launching: Patience | None = None
@@ -379,8 +379,7 @@ class Exploration:
 
     def _watch(self) -> Watch:
         """The lab's watch, which knows the requests under way."""
-        watch = self.lab.watching
-        return watch if watch is not None and watch.alive else self.lab.watch()
+        return self.lab.watched()
 
     def _window(self, load: RunningLoad, start_ns: int, stop_ns: int) -> Window:
         assert self._sending is not None

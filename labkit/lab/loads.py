@@ -154,6 +154,11 @@ class Loads:
         return Measurement(self.run, window, self.slo(), result.counts, result.stopped, result.unsent)
 
     @property
+    def loading(self) -> bool:
+        """Whether a load runs, or has requests under way."""
+        return any(not load.over for load, _ in list(self._under_way.values()))
+
+    @property
     def mean_s(self) -> float | None:
         """How long requests of the newest load are under way; ``None`` where none runs, or too little of it is known."""
         known = [load.mean_s for load, _ in self._under_way.values() if load.result is None]

@@ -73,13 +73,27 @@ def test_winding_down_leaves_no_request_under_way(open_lab: OpenLab, engine: Fak
         exploration = Exploration(lab, Workload(isl=8, osl=20, rate=40.0, duration_s=600.0))
         exploration.start().result(60)
         sent_some(exploration)
-        monkeypatch.setattr(exploration, "_watch", lambda: SimpleNamespace(window=LiveWindow()))  # nothing is on it yet
+        monkeypatch.setattr(exploration, "_watch", lambda: SimpleNamespace(window=LiveWindow(), heard=True))  # nothing on it yet
         exploration.order(exploration.wind_down).result(60)
         load = exploration._load
         assert load is not None
         exploration.stop().result(60)
         assert load.wait().cancelled == 0, "the last was sent an instant before, and was followed to its end"
         exploration.close()
+
+
+def test_a_pin_follows_its_requests_under_whichever_watch_there_is(exploration: Exploration):
+    exploration.start().result(60)
+    sent_some(exploration)
+    exploration.lab.watched()
+    pinning = exploration.pin()
+    until(lambda: "followed to their end" in exploration.said[-1].text, "the pin")
+    later = exploration.lab.watch()  # the cell is run again
+    pin = pinning.result(20)
+    assert exploration.lab.watched() is later
+    rows = open_run(pin.run, exploration.lab.run.path.parent).records().requests.to_pylist()
+    assert rows
+    assert all(row["outcome"] == "ok" for row in rows)
 
 
 def test_what_cannot_be_done_is_said_and_ends_nothing(exploration: Exploration):
