@@ -51,7 +51,7 @@ def keep_pin(run: Run, window: Window, label: str, *, name: str | None = None) -
 def read_pin(run: Run, *, seed: int = 0, resamples: int = RESAMPLES) -> Pin:
     """The pin that a run of kind ``pin`` is; the figures are computed from its records."""
     (window,) = run.windows
-    records = run.digest()
+    records, slo = run.digest(), slo_of(run)
     origin_ns = int(run.manifest.get("origin_ns", window.start_ns))
     return Pin(
         label=str(run.manifest.get("pin", run.id)),
@@ -61,9 +61,10 @@ def read_pin(run: Run, *, seed: int = 0, resamples: int = RESAMPLES) -> Pin:
         measurement=str(window.measurement),
         t_s=(window.stop_ns - origin_ns) / 1e9,
         window_s=window.length_s,
-        metrics=estimates([(records, window)], slo_of(run), seed=seed, resamples=resamples),
+        metrics=estimates([(records, window)], slo, seed=seed, resamples=resamples),
         requests=int(summarise(records, window)["requests"] or 0),
         settings=conditions(([window], run.manifest)).settings,
+        slo="" if slo is None else str(slo),
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from labkit.errors import LoadError
 from labkit.experiments.choice import overlap
 from labkit.experiments.compare import compare_runs
+from labkit.experiments.conclude import slo_of
 from labkit.experiments.pins import keep_pin, options_of, read_pin
 from labkit.measure.metrics import summarise
 from labkit.measure.records import Window
@@ -70,6 +71,10 @@ def test_a_pin_is_a_run_that_can_be_opened_again(run):
     assert (pin.label, pin.topology, pin.run) == ("2A, as it was", "2A", "afternoon-pin1")
     assert kept.manifest["kind"] == "pin"
     assert read_pin(kept) == pin
+    assert pin.slo == str(slo_of(run))
+    run.update(slo={"tpot_s": 0.001})
+    under = keep_pin(run, window, "under another SLO", name="other-slo")
+    assert (under.slo, read_pin(kept).slo) == ("TPOT ≤ 1 ms", pin.slo), "each keeps its own"
     assert pin.t_s == pytest.approx((kept.windows[0].stop_ns - run.manifest["clock"]["monotonic_ns"]) / 1e9)
     assert kept.windows[0].cut, "the window says how its beginning was found"
     assert keep_pin(run, window, "again").run == "afternoon-pin1-2"
