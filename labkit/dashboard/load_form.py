@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from labkit.dashboard.form import Line, W, field, heading, row
+from labkit.dashboard.form import Line, W, field, heading, let_go, row
 from labkit.errors import LabError
 from labkit.load.schedule import Schedule
 from labkit.spec import Workload
@@ -90,6 +90,10 @@ class LoadForm:
             self._quiet = False
         self._shown = self._values
         self._changed()
+
+    def close(self) -> None:
+        """Let go of it, also of the fields that are out of sight."""
+        let_go(self.widget, *self._fields.values())
 
     @property
     def _inputs(self) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from labkit.dashboard.form import W, button, field, row
+from labkit.dashboard.form import W, button, field, let_go, row
 from labkit.dashboard.live_figure import LiveFigure
 from labkit.dashboard.pareto import Against, pareto
 from labkit.harmless import escaped
@@ -80,9 +80,7 @@ class PinsView:
 
     def close(self) -> None:
         """Take it off the page."""
-        for figure in self._figures:
-            figure.close()
-        self.widget.close()
+        let_go(self.widget, self._empty, self._charts, self._table, self._tools)
 
     def _ghosts(self) -> None:
         self._on_ghosts(self._pins if self._behind.value else ())

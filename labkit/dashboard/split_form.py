@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from labkit.dashboard.form import W, field, fold, heading, row
+from labkit.dashboard.form import W, field, fold, heading, let_go, row
 from labkit.errors import SpecError
 from labkit.figures import style
 from labkit.harmless import escaped
@@ -129,7 +129,9 @@ class SplitForm:
             self._picker.style.button_width = "auto"
             self._picker.tooltips = [_words(Topology(one)) for one in offered]
         self._picker.observe(lambda _: self._changed(), "value")
+        before_it = self._place.children
         self._place.children = (row(field("", self._picker, _HINT)),)
+        let_go(*before_it)
         self._changed()
 
     def _changed(self) -> None:

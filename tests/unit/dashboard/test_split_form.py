@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ipywidgets.widgets.widget import _instances
 
 from labkit.dashboard.split_form import SplitForm
 from labkit.serve.engines.base import EngineOptions
@@ -28,3 +29,12 @@ def test_the_flags_shown_are_those_that_serve(topology: str):
     assert (shown._chunk.value, shown._seqs.value) == ("128", "4")
     assert (shown.topology, shown.options) == (split, now), "nothing else is wished for"
     assert told == ["wish"] * (topology != "2A"), "once at most, when all of it is there"
+
+
+def test_another_pool_leaves_no_picker_of_the_one_before():
+    shown = form([], EngineOptions())
+    shown._workers.value = 3
+    there = len(_instances)
+    for workers in (2, 3, 2, 3):
+        shown._workers.value = workers
+    assert len(_instances) == there
