@@ -158,8 +158,9 @@ def parse_profile(text: str) -> Profile | None:
     squeezed = text.replace(" ", "")
     if found := _RAMP.fullmatch(squeezed):
         first, last = float(found[1]), float(found[2])
-        profile: Profile = Ramp(first, last, float(found[3]) if found[3] else None)
-        good = first + last > 0 and profile.over_s != 0
+        over_s = float(found[3]) if found[3] else None
+        profile: Profile = Ramp(first, last, over_s)
+        good = first + last > 0 and over_s != 0
     elif found := _BURST.fullmatch(squeezed):
         low, high, on_s, period_s = (float(part or 0) for part in found.groups())
         profile = Burst(low, high, on_s, period_s)
