@@ -104,6 +104,11 @@ class Charts:
         """Take the charts off the page; the history stays."""
         self.figure.close()
 
+    def kept(self) -> ChartData:
+        """A copy of the history, which may grow meanwhile."""
+        with self.figure.lock:
+            return self.history.copy()
+
     def snapshot(self) -> Message:
         """Everything, for a browser that knows nothing."""
         content, buffers = self.history.rows().message()

@@ -13,6 +13,7 @@ from labkit.experiments.conditions import conditions, workload_text
 from labkit.experiments.pins import pins_of
 from labkit.live.pin import Pin
 from labkit.live.replay import samples_of
+from labkit.spec import Slo
 from labkit.store.run import Run
 
 FILE: Final = "exploration.html"
@@ -39,14 +40,14 @@ def save_exploration(
         for sample in samples_of(run.records(), run.windows, run.manifest, slo=slo):
             history.append(sample)
     path = (folder or run.path) / FILE
-    about = _about(run, history)
+    about = _about(run, history, pins)
     return save_page(
         history, path, title=f"Exploration of {_model(run)} on {about['hardware']}", subtitle=f"run {run.id}",
         about=about, slo=slo, accelerator=accelerator, pins=pins,
     )  # fmt: skip
 
 
-def _about(run: Run, history: ChartData) -> dict[str, str]:
+def _about(run: Run, history: ChartData, pins: Sequence[Pin]) -> dict[str, str]:
     """What a reader must know before believing any of it, each under its name."""
     manifest = run.manifest
     known = conditions(([], manifest))
@@ -64,10 +65,18 @@ def _about(run: Run, history: ChartData) -> dict[str, str]:
         "workers": known.settings,
         "splits": ", ".join(splits) + proven,
         "first load": workload_text(workload) if workload else "",
-        "SLO": str(slo_of(run) or "none"),
+        "SLO": f"{slo_of(run) or 'none'}{_others(slo_of(run), pins)}",
         "begun": f"{manifest.get('started', 'unknown')}, shown for {lasted:,.0f} s",
     }
     return {name: text for name, text in told.items() if text}
+
+
+def _others(slo: Slo | None, pins: Sequence[Pin]) -> str:
+    """Pins may have been made under other SLOs."""
+    known = {pin.slo for pin in pins}
+    if known <= {"" if slo is None else str(slo)}:
+        return ""
+    return " (of each pin: see their table)" if len(known) > 1 else f" (of the pins: {known.pop() or 'none'})"
 
 
 def _model(run: Run) -> str:

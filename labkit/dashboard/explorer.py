@@ -15,7 +15,7 @@ from labkit.dashboard.chart_data import ChartData
 from labkit.dashboard.charts import Charts
 from labkit.dashboard.deployment_form import DeploymentForm
 from labkit.dashboard.exploration_page import save_exploration
-from labkit.dashboard.form import Line, Tone, W, button, clock, field, heading, row
+from labkit.dashboard.form import Line, Tone, W, button, clock, field, heading, let_go, row
 from labkit.dashboard.health_view import HealthView
 from labkit.dashboard.load_form import LoadForm
 from labkit.dashboard.pins_view import PinsView
@@ -37,6 +37,7 @@ from labkit.serve.engines.base import EngineOptions
 _CSS: Final = (Path(__file__).parent / "explorer.css").read_text("utf-8")
 _LINES: Final = 40
 _ENDED: Final = "This view has ended. Run the cell again: the charts and controls come back here."
+_AWAITED: Final = "the autopilot, the pin, workers that start, the drain"
 _ONE_REQUEST: Final = "One request"
 _TONES: Final[dict[str, Tone]] = {"doing": "busy", "done": "good", "failed": "bad"}
 
@@ -73,11 +74,11 @@ class Explorer:
             Explorer._shown = None
         self.exploration.listen(None)
         self._take_down()
-        self.widget.children = (Line(_ENDED).widget,)
+        self._display(Line(_ENDED).widget)
 
     def export(self) -> Path:
         """The exploration so far as one HTML file in the run's folder: it replays the charts, and needs nothing else."""
-        return save_exploration(self.exploration.lab.run, history=self.charts.history, pins=self.exploration.pins)
+        return save_exploration(self.exploration.lab.run, history=self.charts.kept(), pins=list(self.exploration.pins))
 
     def _repr_mimebundle_(self, **_: Any) -> Any:
         return self.widget._repr_mimebundle_()
@@ -109,18 +110,26 @@ class Explorer:
         right = W.VBox([self.charts.figure, self._below.widget], layout=W.Layout(flex="1 1 auto", min_width="0", width="auto"))
         body = W.HBox([self._build_controls(), right], layout=W.Layout(width="100%", align_items="flex-start", grid_gap="12px"))
         dress = W.HTML(f"<style>{_CSS}</style>", layout=W.Layout(height="0", margin="0"))
-        self.widget.children = (dress, body, Captions())
+        self._display(dress, body, Captions())
         if history is None and (before := lab.watching) is not None:
             before.stop()  # what it has seen comes first, what the next one sees after it
             for sample in before.history.samples():
                 self.charts.push(sample)
         self.watch = lab.watch(self._tick, hz=self._hz)
 
+    def _display(self, *parts: Any) -> None:
+        """Show these in place of what there was, which is let go."""
+        before, self.widget.children = self.widget.children, parts
+        let_go(*before)
+
     def _take_down(self) -> None:
         self.watch.stop()
         self.charts.close()
         self.pins.close()
         self.request.close()
+        if self.load is not None:
+            self.load.close()
+        let_go(*self._apart)
 
     def _build_controls(self) -> Any:
         lab, exploration = self.exploration.lab, self.exploration
@@ -139,6 +148,7 @@ class Explorer:
             parts += [self.split.widget, self._plan.widget, row(self._apply), self.wait.widget]
         self.health = HealthView(exploration.restart, exploration.new_router)
         parts.append(self.health.widget)
+        self._seen_load = self._asked_load = exploration.workload
         self.load = LoadForm(exploration.workload, self._show_load) if exploration.workload is not None else None
         self._start = button("Start", "play", "Send this load from now on; one that runs is replaced by it", "primary")
         self._pause = button("Pause", "pause", "Send nothing more; requests under way are followed to their end")
@@ -160,12 +170,12 @@ class Explorer:
         ]
         self._window = W.BoundedFloatText(value=20.0, min=2.0, max=3600.0, step=5.0)
         self._auto = button("Try all splits", "magic", "Every split of the pool in turn, a level stretch each; then the best one")
-        self._cancel = button(
-            "Call off", "times", "End what is being waited for: the autopilot, the pin, workers that start, the drain"
-        )
+        self._cancel = button("Call off", "times", f"End what is being waited for: {'the pin' if fixed else _AWAITED}")
         self._auto.on_click(lambda _: autopilot(exploration, window_s=self._window.value))
         self._cancel.on_click(lambda _: exploration.cancel())
-        if not fixed:
+        if fixed:
+            parts.append(row(self._cancel))
+        else:
             parts += [
                 heading("Autopilot"),
                 row(
@@ -186,6 +196,7 @@ class Explorer:
                 str(manifest["model"]["source"]), str(manifest["engine"]), self._plan_launch, self._launch
             )
             parts.append(self.deployment.widget)
+        self._apart = [self._plan.widget, self.wait.widget, self._start, self._pause, self._stop, self._window, self._auto]
         box = W.VBox(parts, layout=W.Layout(width="300px", min_width="300px", flex="0 0 300px"))
         box.add_class("lk-controls")
         return box
@@ -233,7 +244,18 @@ class Explorer:
     def _start_load(self) -> None:
         assert self.load is not None
         if (workload := self.load.workload) is not None:
+            self._asked_load = workload
             self.exploration.start(workload)
+
+    def _follow_load(self) -> None:
+        """Show a load that somebody else began: a pin that is measured again, another cell."""
+        now = self.exploration.workload
+        if now is self._seen_load:
+            return
+        self._seen_load, asked = now, self._asked_load
+        if self.load is not None and now is not None and now != asked:
+            self._asked_load = now
+            self.load.show(now)
 
     def _keep_pin(self) -> None:
         label, self._label.value = self._label.value.strip(), ""
@@ -293,6 +315,7 @@ class Explorer:
         self._pin.disabled = not running
         self._auto.disabled = busy or not running
         self._cancel.disabled = not busy
+        self._follow_load()
         self.wait.show(exploration.waiting)
         self.health.show(self._dead, self._router, busy=busy)
         self.pins.show(exploration.pins)

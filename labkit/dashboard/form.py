@@ -56,6 +56,16 @@ def button(label: str, icon: str, tooltip: str, style: str = "") -> Any:
     )
 
 
+def let_go(*widgets: Any) -> None:
+    """Close widgets, what is in them, and how they look: each is an object on both sides, and is kept until it is closed."""
+    for widget in widgets:
+        let_go(*getattr(widget, "children", ()))
+        widget.close()
+        for look in ("layout", "style"):
+            if hasattr(widget, look):
+                getattr(widget, look).close()
+
+
 def fold(label: str, tooltip: str, body: Any) -> Any:
     """A part that is closed until its button is pressed. (The header of ipywidgets' accordion is out of the keyboard's reach.)"""
     toggle = W.ToggleButton(description=label, icon="caret-right", tooltip=tooltip, layout=W.Layout(width="100%"))

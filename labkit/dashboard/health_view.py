@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from labkit.dashboard.form import Line, W, button, row
+from labkit.dashboard.form import Line, W, button, let_go, row
 from labkit.harmless import escaped
 from labkit.live.sample import RouterFault
 
@@ -38,7 +38,7 @@ class HealthView:
         wanted: list[_Fallen] = [(router.name, router.cause, router.log)] if router is not None else []
         wanted += [(name, cause, None) for name, cause in dead]
         for gone in self._cards.keys() - set(wanted):
-            _close(self._cards.pop(gone))
+            let_go(self._cards.pop(gone))
         for fallen in wanted:
             if fallen not in self._cards:
                 self._cards[fallen] = self._card(*fallen)
@@ -63,13 +63,3 @@ class HealthView:
         card = W.VBox([*parts, row(again)], layout=W.Layout(width="100%"))
         card.add_class("lk-fallen")
         return card
-
-
-def _close(widget: Any) -> None:
-    """Let go of a widget, what is in it, and how it looks: each is an object on both sides."""
-    for child in getattr(widget, "children", ()):
-        _close(child)
-    widget.close()
-    for look in ("layout", "style"):
-        if hasattr(widget, look):
-            getattr(widget, look).close()

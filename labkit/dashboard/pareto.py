@@ -219,6 +219,7 @@ def tip(pin: Pin, accelerator: str) -> str:
         ("split", pin.topology),
         ("load", pin.workload),
         ("workers", pin.settings or "unknown"),
+        ("SLO", pin.slo or "none"),
         ("run", f"{pin.run} {pin.measurement}"),
     ]
     for metric, (label, scale, decimals, _) in _AXES.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from labkit.dashboard.form import W, button, field, row
+from labkit.dashboard.form import W, button, field, let_go, row
 from labkit.dashboard.live_figure import LiveFigure
 from labkit.dashboard.pareto import Against, pareto
 from labkit.harmless import escaped
@@ -80,9 +80,7 @@ class PinsView:
 
     def close(self) -> None:
         """Take it off the page."""
-        for figure in self._figures:
-            figure.close()
-        self.widget.close()
+        let_go(self.widget, self._empty, self._charts, self._table, self._tools)
 
     def _ghosts(self) -> None:
         self._on_ghosts(self._pins if self._behind.value else ())
@@ -95,17 +93,23 @@ class PinsView:
 
 
 def pins_table(pins: Sequence[Pin], accelerator: str) -> str:
-    """A row a pin, each figure with its 95 % interval; a dash where it is not known."""
+    """A row a pin, each figure with its 95 % interval; a dash where it is not known. SLOs are told where they differ."""
+    several = len({pin.slo for pin in pins}) > 1
     heads = "".join(f"<th>{escaped(head.format(accelerator=accelerator))}</th>" for *_, head in _COLUMNS)
     rows = "".join(
         f"<tr><th>{escaped(pin.label)}</th><td>{escaped(pin.topology)}</td><td>{escaped(pin.workload)}</td>"
-        f"<td>{pin.window_s:.0f}</td><td>{pin.requests or '–'}</td>{''.join(_cell(pin, *column) for column in _COLUMNS)}"
+        f"<td>{pin.window_s:.0f}</td><td>{pin.requests or '–'}</td>{_slo(pin) if several else ''}"
+        f"{''.join(_cell(pin, *column) for column in _COLUMNS)}"
         f"<td><code>{escaped(pin.run)}</code></td></tr>"
         for pin in pins
     )
-    first = "".join(f"<th>{head}</th>" for head in ("pin", "split", "load", "s", "requests"))
+    first = "".join(f"<th>{head}</th>" for head in ("pin", "split", "load", "s", "requests", *(["SLO"] if several else [])))
     table = f'<table class="lk-pins"><thead><tr>{first}{heads}<th>run</th></tr></thead><tbody>{rows}</tbody></table>'
     return f'<div class="lk-wide">{table}</div>'
+
+
+def _slo(pin: Pin) -> str:
+    return f'<td class="lk-slo" title="what goodput is held against">{escaped(pin.slo or "none")}</td>'
 
 
 def _cell(pin: Pin, metric: str, scale: float, decimals: int, _head: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from labkit.dashboard.form import Line, W, button, clock, field, row
+from labkit.dashboard.form import Line, W, button, clock, field, let_go, row
 from labkit.dashboard.live_figure import LiveFigure
 from labkit.dashboard.waterfall import Phase, Stretch, Waterfall, waterfall
 from labkit.errors import LabError
@@ -85,9 +85,7 @@ class RequestView:
 
     def close(self) -> None:
         """Take it off the page."""
-        if self._figure is not None:
-            self._figure.close()
-        self.widget.close()
+        let_go(self.widget)
 
     def _picked(self, request: int | None) -> None:
         if request is not None:

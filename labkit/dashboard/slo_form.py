@@ -21,7 +21,9 @@ class SloForm:
         self._e2e_s = slo.e2e_s
         self._ttft, self._tpot = (W.Text(value=_text(limit), placeholder="no limit") for limit in (slo.ttft_s, slo.tpot_s))
         self._line = Line()
-        self.apply = button("Judge by this", "check", "Hold tiles, charts and pins against this SLO from now on")
+        self.apply = button(
+            "Judge by this", "check", "Hold tiles, charts and later pins against this SLO; earlier pins keep theirs"
+        )
         self.apply.on_click(lambda _: self._apply(on_apply))
         fields = row(
             field("TTFT ms", self._ttft, "Most milliseconds to the first token of a good request; empty: no limit"),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from labkit.dashboard.form import W, field, fold, heading, row
+from labkit.dashboard.form import W, field, fold, heading, let_go, row
 from labkit.errors import SpecError
 from labkit.figures import style
 from labkit.harmless import escaped
@@ -98,15 +98,18 @@ class SplitForm:
     def show(self, topology: Topology, roles: Mapping[str, Role], options: EngineOptions) -> None:
         """Turn to what serves now, with the names of the workers that do."""
         self._named, self._options = (topology, roles), options
-        if topology != self.topology:
-            self._quiet = True
-            try:
+        other = topology != self.topology
+        self._quiet = True
+        try:
+            self._chunk.value, self._seqs.value = _text(options.max_num_batched_tokens), _text(options.max_num_seqs)
+            if other:
                 self._workers.value = len(topology.workers)
                 tps = dict(topology.workers)
                 self._tp_prefill.value = tps.get(Role.PREFILL, tps.get(Role.AGGREGATED, self._tp_prefill.value))
                 self._tp_decode.value = tps.get(Role.DECODE, self._tp_decode.value)
-            finally:
-                self._quiet = False
+        finally:
+            self._quiet = False
+        if other:
             self._offer(topology)
         else:
             self._strip.value = self._boxes()
@@ -126,10 +129,14 @@ class SplitForm:
             self._picker.style.button_width = "auto"
             self._picker.tooltips = [_words(Topology(one)) for one in offered]
         self._picker.observe(lambda _: self._changed(), "value")
+        before_it = self._place.children
         self._place.children = (row(field("", self._picker, _HINT)),)
+        let_go(*before_it)
         self._changed()
 
     def _changed(self) -> None:
+        if self._quiet:
+            return
         self._strip.value = self._boxes()
         self._on_change()
 

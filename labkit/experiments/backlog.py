@@ -21,11 +21,13 @@ class Backlog:
     """Of one exploration.
 
     Attributes:
-        watch: the lab's watch, which knows the requests under way.
+        watch: the lab's watch, which knows the requests under way; another one where that has ended meanwhile.
+        loading: whether any request may be under way.
         wait: waits so many seconds; raises where that is called off.
     """
 
     watch: Callable[[], Watch]
+    loading: Callable[[], bool]
     wait: Callable[[float], None]
 
     def follow(self, stop_ns: int, *, on_disk: bool = True) -> None:
@@ -34,9 +36,7 @@ class Backlog:
         Raises:
             LoadError: they do not end.
         """
-        window = self.watch().window
-        self.until(lambda: window.horizon_ns(time.perf_counter_ns()) >= stop_ns, stop_ns)  # those of the last instant are known
-        self.until(lambda: (oldest := window.oldest_sent_ns) is None or oldest >= stop_ns, stop_ns)
+        self.until(lambda: self._none_before(stop_ns), stop_ns)
         if on_disk:
             self.wait(ON_DISK_S)
 
@@ -53,3 +53,12 @@ class Backlog:
                     remedy="send less, or wait for the backlog to go, and try again",
                 )
             self.wait(_LOOK_S)
+
+    def _none_before(self, stop_ns: int) -> bool:
+        """Whether it is known that none is under way that was sent before. A watch that has just begun knows of none at first."""
+        watch = self.watch()
+        if not watch.heard and self.loading():
+            return False
+        oldest = watch.window.oldest_sent_ns
+        known = watch.window.horizon_ns(time.perf_counter_ns()) >= stop_ns  # those of the last instant, too
+        return known and (oldest is None or oldest >= stop_ns)

@@ -17,7 +17,7 @@ from typing import Final, Literal, TypeVar
 from labkit.errors import LabError, LoadError
 from labkit.experiments.backlog import Backlog
 from labkit.experiments.orders import Cancelled, Orders
-from labkit.experiments.pins import keep_pin, stretch
+from labkit.experiments.pins import keep_pin, options_of, stretch
 from labkit.experiments.recovery import another_router, leave_out, restart
 from labkit.experiments.relaunch import relaunch
 from labkit.experiments.said import Said
@@ -73,7 +73,7 @@ class Exploration:
         self._on_change = on_change
         self._origin_ns = int(lab.run.manifest["clock"]["monotonic_ns"])
         self._orders = Orders(self._not_done, self._changed)
-        self._backlog = Backlog(lambda: self._watch(), self.wait)
+        self._backlog = Backlog(lambda: self._watch(), lambda: self.lab.loading, self.wait)
         self._load: RunningLoad | None = None
         self._sending: Workload | None = None
         self._launching: Patience | None = None
@@ -332,8 +332,7 @@ class Exploration:
     def _rerun(self, pin: Pin, seconds: float | None) -> Pin:
         kept = open_run(pin.run, self.lab.run.path.parent)
         (window,) = kept.windows
-        options = kept.manifest.get("options")
-        self.apply_now(pin.topology, EngineOptions.from_dict(options) if options else None)
+        self.apply_now(pin.topology, options_of(kept, self.lab.changes.own.options))
         self._start(Workload.from_dict(window.workload))
         self.measure_for(seconds if seconds is not None else pin.window_s, pin.topology)
         return self.pin_now(f"{pin.label}, again", whole=True)
@@ -385,8 +384,7 @@ class Exploration:
 
     def _watch(self) -> Watch:
         """The lab's watch, which knows the requests under way."""
-        watch = self.lab.watching
-        return watch if watch is not None and watch.alive else self.lab.watch()
+        return self.lab.watched()
 
     def _window(self, load: RunningLoad, start_ns: int, stop_ns: int) -> Window:
         assert self._sending is not None

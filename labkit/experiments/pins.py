@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
+from labkit.errors import LoadError
 from labkit.experiments.conclude import slo_of
 from labkit.experiments.conditions import conditions, workload_text
 from labkit.experiments.points import RESAMPLES, estimates
@@ -16,8 +19,10 @@ from labkit.measure.validity import marks_of
 from labkit.measure.warmup import cut_warmup
 from labkit.serve.deployment import Deployment
 from labkit.serve.engines.attach import Attached
+from labkit.serve.engines.base import EngineOptions
 from labkit.spec import Workload
 from labkit.store.cut_out import cut_out
+from labkit.store.redact import REDACTED, redact_argv
 from labkit.store.run import Run, list_runs, open_run
 
 
@@ -46,7 +51,7 @@ def keep_pin(run: Run, window: Window, label: str, *, name: str | None = None) -
 def read_pin(run: Run, *, seed: int = 0, resamples: int = RESAMPLES) -> Pin:
     """The pin that a run of kind ``pin`` is; the figures are computed from its records."""
     (window,) = run.windows
-    records = run.digest()
+    records, slo = run.digest(), slo_of(run)
     origin_ns = int(run.manifest.get("origin_ns", window.start_ns))
     return Pin(
         label=str(run.manifest.get("pin", run.id)),
@@ -56,9 +61,10 @@ def read_pin(run: Run, *, seed: int = 0, resamples: int = RESAMPLES) -> Pin:
         measurement=str(window.measurement),
         t_s=(window.stop_ns - origin_ns) / 1e9,
         window_s=window.length_s,
-        metrics=estimates([(records, window)], slo_of(run), seed=seed, resamples=resamples),
+        metrics=estimates([(records, window)], slo, seed=seed, resamples=resamples),
         requests=int(summarise(records, window)["requests"] or 0),
         settings=conditions(([window], run.manifest)).settings,
+        slo="" if slo is None else str(slo),
     )
 
 
@@ -80,6 +86,28 @@ def warnings_of(pins: Sequence[Pin], results: Path) -> list[str]:
         marks = marks_of(kept.digest(), kept.windows[0], kept.manifest)
         found += [f"{pin.label}: {mark.text}" for mark in marks if mark.severity == "warning"]
     return found
+
+
+def options_of(run: Run, now: EngineOptions) -> EngineOptions | None:
+    """What a pin's workers were started with; ``None`` where its run does not say. No run holds a secret: those are of ``now``.
+
+    Raises:
+        LoadError: a secret that ``now`` has not.
+    """
+    kept = run.manifest.get("options")
+    if not kept:
+        return None
+    options = EngineOptions.from_dict(kept)
+    env = {name: now.extra_env.get(name, text) if REDACTED in text else text for name, text in options.extra_env.items()}
+    own = dict(zip(pairwise(["", *redact_argv(now.extra_args)]), now.extra_args, strict=True))
+    pairs = pairwise(["", *options.extra_args])
+    args = tuple(own.get(pair, pair[1]) if REDACTED in pair[1] else pair[1] for pair in pairs)
+    if lost := [name for name, text in (*env.items(), *((word, word) for word in args)) if REDACTED in text]:
+        raise LoadError(
+            f"no run keeps a secret, and what serves now lacks one that {run.id} was measured with: {lost[0]}",
+            remedy="apply that split with options that have it, and pin it anew",
+        )
+    return replace(options, extra_env=env, extra_args=args)
 
 
 def stretch(there: Deployment | Attached, load: Workload, measurement: int, start_ns: int, stop_ns: int) -> Window:

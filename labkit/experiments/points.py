@@ -52,6 +52,7 @@ def point_of(run: Run, side: str, *, slo: Slo | None = None, seed: int = 0, resa
     windows = windows_of_side(records, side)
     mine: Side = [(records, window) for window in windows]
     last = max(windows, key=lambda window: window.stop_ns)
+    slo = slo_of(run) if slo is None else slo
     return Pin(
         label=side,
         topology=last.topology,
@@ -60,9 +61,10 @@ def point_of(run: Run, side: str, *, slo: Slo | None = None, seed: int = 0, resa
         measurement=", ".join(str(window.measurement) for window in windows),
         t_s=(last.stop_ns - int(run.manifest["clock"]["monotonic_ns"])) / 1e9,
         window_s=sum(window.length_s for window in windows),
-        metrics=estimates(mine, slo_of(run) if slo is None else slo, seed=seed, resamples=resamples),
+        metrics=estimates(mine, slo, seed=seed, resamples=resamples),
         requests=sum(int(measure(*pair, None).requests.measured.sum()) for pair in mine),
         settings=conditions((windows, run.manifest)).settings,
+        slo="" if slo is None else str(slo),
     )
 
 

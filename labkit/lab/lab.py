@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -298,13 +299,25 @@ class Lab:
             LabError: the lab is closed, or a load shard is gone.
         """
         self._must_be_open()
-        if (before := self._watch) is not None:
-            before.stop()
-        self._watch = Watch(
-            self.run, self._load, self._telemetry, self.deployment, on_sample, hz=hz, slo=self.slo, window_s=window_s,
-            changing=lambda: self.changes.under_way, before=before,
-        )  # fmt: skip
-        return self._watch
+        with self._beginning:
+            if (before := self._watch) is not None:
+                before.stop()
+            self._watch = Watch(
+                self.run, self._load, self._telemetry, self.deployment, on_sample, hz=hz, slo=self.slo, window_s=window_s,
+                changing=lambda: self.changes.under_way, before=before,
+            )  # fmt: skip
+            return self._watch
+
+    def watched(self) -> Watch:
+        """The watch that there is, or where none runs another; raises as ``watch``. One that somebody begins meanwhile stays."""
+        with self._beginning:
+            there = self._watch
+            return there if there is not None and there.alive else self.watch()
+
+    @property
+    def loading(self) -> bool:
+        """Whether requests are sent, or under way."""
+        return self._loads.loading
 
     @property
     def watching(self) -> Watch | None:
@@ -351,6 +364,7 @@ class Lab:
             Schedule(workload)  # a trace that cannot be read is told before anything is launched
         self.workload, self.slo, self.progress = workload, slo or Slo(), Lines(progress)
         self._opening = Opening()
+        self._beginning = threading.RLock()
 
     def _begin_loads(self, shards: int) -> None:
         self._load = LoadFleet.start(self.run.path, shards=shards)

@@ -22,6 +22,7 @@ from labkit.measure.warmup import cut_warmup
 from labkit.serve.deployment import Deployment
 from labkit.serve.engines.attach import Attached
 from labkit.spec import Slo, Topology, Workload
+from labkit.spec.arrivals import Ramp
 from labkit.store.run import Run
 from labkit.telemetry.nvml_errors import silent_gpus
 
@@ -31,8 +32,14 @@ _WITHOUT_SAMPLER: Final = "requests are recorded all the same; close this lab an
 
 
 def endless(workload: Workload) -> Workload:
-    """The same load until it is finished or stopped by hand; it has no warm-up of its own."""
-    return replace(workload, duration_s=ENDLESS_S, requests=None, sample=False, warmup_s=0.0, warmup="given")
+    """The same load until it is finished or stopped by hand; it has no warm-up of its own.
+
+    A ramp takes as long as it did, and its last rate holds from then on.
+    """
+    arrivals, ramp = workload.arrivals, workload.profile
+    if isinstance(ramp, Ramp) and ramp.over_s is None:
+        arrivals = str(replace(ramp, over_s=workload.duration_s))
+    return replace(workload, arrivals=arrivals, duration_s=ENDLESS_S, requests=None, sample=False, warmup_s=0.0, warmup="given")
 
 
 def in_words(workload: Workload) -> str:
@@ -147,6 +154,11 @@ class Loads:
                 self.run.note(failure.what, kind="fault", t_ns=result.end_ns)
             self.progress(str(failure))
         return Measurement(self.run, window, self.slo(), result.counts, result.stopped, result.unsent)
+
+    @property
+    def loading(self) -> bool:
+        """Whether a load runs, or has requests under way."""
+        return any(not load.over for load, _ in list(self._under_way.values()))
 
     @property
     def mean_s(self) -> float | None:

@@ -11,6 +11,7 @@ from labkit.load.progress import Progress
 from labkit.load.schedule import Schedule
 from labkit.measure.saturation import BacklogWatch, Saturation
 from labkit.spec import Workload
+from labkit.spec.arrivals import expected
 from labkit.spec.lengths import Lengths
 
 #: Shards report four times a second each; a look takes a millisecond, and half a second apart is what the rule was tried with.
@@ -34,6 +35,10 @@ def watch_for(workload: Workload) -> BacklogWatch | None:
         measured_s = workload.duration_s if workload.duration_s is not None else (requests or 0) / rate
         total = rate * workload.warmup_s + (rate * measured_s if requests is None else min(requests, rate * measured_s))
         return BacklogWatch(total, workload.warmup_s + measured_s)
+    profile, until_s = workload.profile, workload.duration_s
+    if profile is not None and until_s is not None:  # of a load without an end, millions
+        total = expected(profile.warmup(), workload.warmup_s) + expected(profile, until_s)
+        return BacklogWatch(total, workload.warmup_s + until_s)
     before, measured = (np.fromiter(schedule.arrivals(phase), np.float64) for phase in _PHASES)
     measured_s = workload.duration_s if workload.duration_s is not None else float(measured.max(initial=0.0))
     return BacklogWatch(len(before) + len(measured), workload.warmup_s + measured_s)

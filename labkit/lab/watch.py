@@ -137,6 +137,11 @@ class Watch:
         """Whether it still watches."""
         return self._thread.is_alive() and not self._stopping.is_set()
 
+    @property
+    def heard(self) -> bool:
+        """Whether every load shard has told of itself, as they do while a load runs: what is under way is known then."""
+        return self.window.heard >= sum(not feed.ended for feed in self._fleet.feeds)
+
     def stop(self) -> None:
         """End the watch and its thread; a second call does nothing. ``on_sample`` may call it too."""
         with self._ending:

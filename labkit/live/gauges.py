@@ -122,7 +122,7 @@ class Gauges:
         )
 
     def devices(self, now_ns: int, roles: Mapping[str, Role], held: Mapping[str, Mapping[str, Any]]) -> tuple[DeviceSample, ...]:
-        """Every GPU that a worker holds; where there is none, the cores of each worker.
+        """Every GPU that a worker holds; where there is none, the cores of each worker, or of those that share any.
 
         Args:
             now_ns: readings that are too old by then are left out.
@@ -135,9 +135,16 @@ class Gauges:
                 on.setdefault(int(gpu), []).append(worker)
         if on:
             return tuple(self._gpu(now_ns, gpu, workers, roles) for gpu, workers in sorted(on.items()))
-        return tuple(
-            self._cores(now_ns, worker, role, held[worker].get("cores") or ()) for worker, role in roles.items() if worker in held
-        )
+        sharing: list[tuple[list[str], set[int]]] = []
+        for worker in roles:
+            if worker in held:
+                own = set(map(int, held[worker].get("cores") or ()))
+                met = [one for one in sharing if one[1] & own]
+                whole = [name for names, _ in met for name in names], own.union(*(cores for _, cores in met))
+                sharing = [one for one in sharing if one not in met]
+                sharing.append(([*whole[0], worker], whole[1]))
+        by_core = sorted(((workers, sorted(cores)) for workers, cores in sharing), key=lambda one: one[1])
+        return tuple(self._cores(now_ns, workers, roles, cores) for workers, cores in by_core)
 
     def _gpu(self, now_ns: int, gpu: int, workers: Sequence[str], roles: Mapping[str, Role]) -> DeviceSample:
         source = f"gpu{gpu}"
@@ -151,14 +158,19 @@ class Gauges:
             power_w=self.value(source, now_ns, *_POWER),
         )
 
-    def _cores(self, now_ns: int, worker: str, role: Role, cores: Sequence[int]) -> DeviceSample:
-        """What the worker's processes take of its cores, and of the node's memory."""
-        busy, used = (self.value(worker, now_ns, metric) for metric in ("cpu_cores", "rss_bytes"))
+    def _cores(self, now_ns: int, workers: Sequence[str], roles: Mapping[str, Role], cores: Sequence[int]) -> DeviceSample:
+        """What the workers' processes take of their cores, and of the node's memory."""
+        busy, used = (self._sum(workers, now_ns, metric) for metric in ("cpu_cores", "rss_bytes"))
         total = self.value("host", now_ns, "memory_total_bytes")
         return DeviceSample(
             name=f"core{'s' if len(cores) != 1 else ''} {','.join(map(str, cores))}".strip(),
-            worker=worker,
-            role=role,
+            worker="+".join(workers),
+            role=roles.get(workers[0], Role.AGGREGATED),
             utilisation=min(busy / len(cores), 1.0) if busy is not None and cores else None,
             memory_use=used / total if used is not None and total else None,
         )
+
+    def _sum(self, workers: Sequence[str], now_ns: int, metric: str) -> float | None:
+        """Over those that have a fresh reading; ``None`` where none has."""
+        known = [value for worker in workers if (value := self.value(worker, now_ns, metric)) is not None]
+        return sum(known) if known else None

@@ -33,6 +33,7 @@ class Pin:
             ``ttft_p99_s``, ``itl_p50_s``, ``itl_p99_s``, ``goodput_hz`` and what else was measured. What is absent is not known.
         requests: how many were measured.
         settings: of the workers, in words.
+        slo: that goodput is held against, in words; empty where there was none.
     """
 
     label: str
@@ -45,6 +46,7 @@ class Pin:
     metrics: Mapping[str, Estimate] = field(default_factory=dict)
     requests: int = 0
     settings: str = ""
+    slo: str = ""
 
     def value(self, metric: str) -> float | None:
         """The metric's value, or ``None`` where it is not known."""

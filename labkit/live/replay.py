@@ -61,7 +61,8 @@ def samples_of(
     """The samples of a run, one a tick, made as they are asked for.
 
     Every event is known here at its own instant: a live sample shows the same a fraction of a second later. What a run does not
-    record is not there: that a worker had died is known from its fault on, by the name that its text begins with.
+    record is not there: that a worker had died is known from its fault on, by the name that its text begins with, until a split
+    that it is part of begins.
 
     Args:
         records: of the run; their order does not matter.
@@ -81,24 +82,27 @@ def samples_of(
     held = next((one.accelerators for one in windows), 0.0)
     epoch_starts = [split.start_ns for split in splits]
     causes: dict[str, str] = {}
-    told = 0
+    told, served = 0, -1
     for number in range(1, int((end - begin) / 1e9 * hz) + 2):
         now = begin + int(number / hz * 1e9)
         window.add(load.until(now))
         gauges.take(telemetry.until(now))
         at = bisect_right(epoch_starts, now) - 1
         split = splits[at] if at >= 0 else Split(now, "", {}, {})
+        if at != served:  # whoever has a role in it lives
+            served, causes = at, {name: cause for name, cause in causes.items() if name not in split.roles}
         ticked = window.tick(now, accelerators=split.accelerators or held)
         fresh = bisect_right(events, now, key=lambda event: event[0])
-        new, told = [event for _, event in events[told:fresh]], max(fresh, told)
-        for event in new:
+        new, told = events[told:fresh], max(fresh, told)
+        for t_ns, event in new:
             name = event.text.split(" ", 1)[0]
-            if event.kind == "fault" and name in split.roles:
+            if event.kind == "fault" and name in split.roles and t_ns >= split.start_ns:
                 causes[name] = event.text
         yield Sample(
             t_s=(now - origin_ns) / 1e9, t_ns=now, topology=split.topology, stats=ticked.stats,
             workers=gauges.workers(now, split.roles, causes), devices=gauges.devices(now, split.roles, split.devices),
-            frontend=gauges.frontend(now), events=tuple(new), slow_ttft=ticked.slow_ttft, slow_itl=ticked.slow_itl,
+            frontend=gauges.frontend(now), events=tuple(event for _, event in new),
+            slow_ttft=ticked.slow_ttft, slow_itl=ticked.slow_itl,
         )  # fmt: skip
 
 

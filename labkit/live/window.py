@@ -142,6 +142,11 @@ class LiveWindow:
         self._new_failures += _failures(ends)
 
     @property
+    def heard(self) -> int:
+        """Shards that have told of themselves: before all have, requests under way may be unknown."""
+        return len(self._shards)
+
+    @property
     def oldest_sent_ns(self) -> int | None:
         """When the oldest request under way was sent, -1 where that was before the watch; ``None`` where none is under way."""
         return self._open.oldest_sent_ns
@@ -177,7 +182,7 @@ class LiveWindow:
         limits = {"ttft": self._limits[0], "itl": self._limits[1]}
         return [
             (float("inf") if one.why == "failed" else one.value_s / (limits[one.why] or 1.0), one)
-            for one in self._slow
+            for one in self._slow.copy()  # the watch's thread adds meanwhile
             if one.t_ns >= least_ns
         ]
 

@@ -11,18 +11,19 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, pairwise
+from itertools import count, pairwise, takewhile
 from typing import ClassVar, Final, NamedTuple
 
 from labkit.errors import SpecError
 from labkit.spec.lengths import plain
 
 ARRIVALS: Final = (
-    "use constant, poisson, gamma, ramp:1-8 (rate from 1 to 8 req/s over the duration), burst:10@5/20 or burst:1-10@5/20 "
-    "(10 req/s in the first 5 of every 20 s, none or 1 in the others) or step:0=1,30=4 (1 req/s from 0 s on, 4 from 30 s on)"
+    "use constant, poisson, gamma, ramp:1-8 (rate from 1 to 8 req/s over the duration; ramp:1-8/60: over 60 s, then 8), "
+    "burst:10@5/20 or burst:1-10@5/20 (10 req/s in the first 5 of every 20 s, none or 1 in the others) or step:0=1,30=4 "
+    "(1 req/s from 0 s on, 4 from 30 s on)"
 )
 _NUMBER: Final = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
-_RAMP: Final = re.compile(rf"ramp:({_NUMBER})-({_NUMBER})")
+_RAMP: Final = re.compile(rf"ramp:({_NUMBER})-({_NUMBER})(?:/({_NUMBER}))?")
 _BURST: Final = re.compile(rf"burst:(?:({_NUMBER})-)?({_NUMBER})@({_NUMBER})/({_NUMBER})")
 _STEP: Final = re.compile(rf"step:({_NUMBER}={_NUMBER}(?:,{_NUMBER}={_NUMBER})*)")
 
@@ -41,6 +42,13 @@ class Segment(NamedTuple):
         mean = (self.low + self.high) / 2
         return mean * (self.end_s - self.start_s) if mean else 0.0
 
+    def until(self, end_s: float) -> Segment:
+        """What lies before an instant after its beginning."""
+        if end_s >= self.end_s:
+            return self
+        rise = 0.0 if math.isinf(self.end_s) else (self.high - self.low) / (self.end_s - self.start_s)
+        return Segment(self.start_s, end_s, self.low, self.low + rise * (end_s - self.start_s))
+
     def reach_s(self, requests: float) -> float:
         """The instant at which so many are expected since its beginning; ``requests`` is below ``expected``."""
         slope = 0.0 if math.isinf(self.end_s) else (self.high - self.low) / (self.end_s - self.start_s)
@@ -50,23 +58,34 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ramp:
-    """From one rate to another over the measure phase; before it, in the warm-up, the first rate."""
+    """From one rate to another, over the measure phase or over ``over_s`` of it; then the last rate holds, as before it, in the
+    warm-up, the first does."""
 
-    needs_duration: ClassVar[bool] = True
     first: float
     last: float
+    over_s: float | None = None
+
+    @property
+    def needs_duration(self) -> bool:
+        """Whether a number of requests says nothing of its length, or might never be reached."""
+        return self.over_s is None or self.last == 0
 
     def segments(self, until_s: float | None) -> Iterator[Segment]:
-        """Of a phase that ends at ``until_s``."""
-        assert until_s is not None
-        yield Segment(0.0, until_s, self.first, self.last)
+        """Of a phase that ends at ``until_s``, which cuts the last one where ``over_s`` is given."""
+        if self.over_s is None:
+            assert until_s is not None
+            yield Segment(0.0, until_s, self.first, self.last)
+        else:
+            yield Segment(0.0, self.over_s, self.first, self.last)
+            yield Segment(self.over_s, math.inf, self.last, self.last)
 
     def warmup(self) -> Profile:
         """What the warm-up sends."""
         return Step(((0.0, self.first),))
 
     def __str__(self) -> str:
-        return f"ramp:{plain(self.first)}-{plain(self.last)}"
+        over = "" if self.over_s is None else f"/{plain(self.over_s)}"
+        return f"ramp:{plain(self.first)}-{plain(self.last)}{over}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +141,12 @@ class Step:
 Profile = Ramp | Burst | Step
 
 
+def expected(profile: Profile, until_s: float) -> float:
+    """Requests expected before an instant of a phase."""
+    segments = takewhile(lambda segment: segment.start_s < until_s, profile.segments(until_s))
+    return sum(segment.until(until_s).expected for segment in segments)
+
+
 def parse_profile(text: str) -> Profile | None:
     """The profile that a text describes; ``None`` where it is none of ``ramp:``, ``burst:``, ``step:``.
 
@@ -132,9 +157,10 @@ def parse_profile(text: str) -> Profile | None:
         return None
     squeezed = text.replace(" ", "")
     if found := _RAMP.fullmatch(squeezed):
-        first, last = map(float, found.groups())
-        profile: Profile = Ramp(first, last)
-        good = first + last > 0
+        first, last = float(found[1]), float(found[2])
+        over_s = float(found[3]) if found[3] else None
+        profile: Profile = Ramp(first, last, over_s)
+        good = first + last > 0 and over_s != 0
     elif found := _BURST.fullmatch(squeezed):
         low, high, on_s, period_s = (float(part or 0) for part in found.groups())
         profile = Burst(low, high, on_s, period_s)

@@ -8,6 +8,8 @@ each on purpose:
 * A stream cut off, or shorter than asked with ``ignore_eos``, is a failed request; vLLM calls it successful.
 * A request that a stop of the load cancelled is not ``failed``; its line in ``errors`` says what it is.
 * ``output_lens`` of a server that tells no counts is 0 (vLLM counts the text again, or says 1).
+* A load that vLLM has no words for (a trace, a rate that changes, conversations at a rate) has ``request_rate`` ``inf``, and
+  is told in a member of its own, ``labkit_load``.
 * ``generated_texts`` are empty: texts are not kept. Statistics of nothing are null, where vLLM writes 0.
 """
 
@@ -33,6 +35,9 @@ from labkit.measure.timing import equals, floats, ints, request_metrics
 
 Floats = npt.NDArray[np.float64]
 _MS: Final = 1e3
+#: The member that tells a load that vLLM has no words for, and what of a workload it holds.
+LOAD: Final = "labkit_load"
+LOAD_FIELDS: Final = ("rate", "arrivals", "burstiness", "trace", "time_scale", "turns", "think_s", "history")
 
 
 def to_vllm_bench(
@@ -182,7 +187,13 @@ def _conditions(work: dict[str, Any], model: str, tokenizer: str | None, date: s
         "request_rate": "inf" if rate is None else rate,
         "burstiness": 1.0 if rate is None else burstiness,
         "max_concurrency": work["concurrency"],
+        **({LOAD: _load(work)} if rate is None and work["concurrency"] is None else {}),
     }
+
+
+def _load(work: dict[str, Any]) -> dict[str, Any]:
+    told = {name: value for name in LOAD_FIELDS if (value := work.get(name)) not in (None, UNRECORDED)}
+    return {**told, "trace": Path(told["trace"]).name} if "trace" in told else told
 
 
 def _statistics(name: str, seconds: Floats) -> dict[str, float | None]:

@@ -17,6 +17,7 @@ from labkit.errors import StoreError
 from labkit.measure.records import UNRECORDED, Outcome
 from labkit.store.imports.document import MOST_COUNT, Document, SourceFile, counts, damaged, objects, plain, seconds_ns
 from labkit.store.imports.measured import UNKNOWN, Imported, Measured, outcome_of, workload
+from labkit.store.vllm_bench import LOAD, LOAD_FIELDS
 
 TOOL: Final = "vllm bench serve"
 _LISTS: Final[dict[str, Any]] = {
@@ -152,6 +153,8 @@ def _ended(error: str, answered: bool) -> tuple[Outcome, str | None]:
 
 
 def _workload(found: Document, count: int) -> dict[str, Any]:
+    if LOAD in found:
+        return _own_load(found, count)
     rate = _rate(found)
     burstiness: float | str = found.get("burstiness", float | str, 1.0)
     shape = math.inf if burstiness == "inf" else burstiness if isinstance(burstiness, float) else math.nan
@@ -176,6 +179,17 @@ def _workload(found: Document, count: int) -> dict[str, Any]:
         duration_s=None,
         api=_APIS.get(_text(found, "backend") or "", UNRECORDED),
     )
+
+
+def _own_load(found: Document, count: int) -> dict[str, Any]:
+    """A load that ``labkit export`` has told in its own words."""
+    told: dict[str, float | str] = found.get(LOAD, dict[str, float | str], {})
+    known = {name: plain(value, 200) if isinstance(value, str) else value for name, value in told.items() if name in LOAD_FIELDS}
+    if any(not isinstance(value, str) and not 0 < value < MOST_COUNT for value in known.values()):
+        raise damaged(found.where, f"{LOAD} holds a number that no load has")
+    asked = {**dict.fromkeys(LOAD_FIELDS), **known}
+    api = _APIS.get(_text(found, "backend") or "", UNRECORDED)
+    return workload(**asked, concurrency=None, requests=count, duration_s=None, api=api)
 
 
 def _rate(found: Document) -> float | None:

@@ -22,6 +22,19 @@ def test_what_is_not_known_is_nan_and_zero_stays_zero():
     assert np.isnan(history.column("waiting:w")[0])
 
 
+def test_a_copy_stays_as_it_is_while_the_history_grows():
+    history = ChartData()
+    for one in itertools.islice(feed(2), 6):
+        history.append(one)
+    history.note(LiveEvent(0.5, "note", "before"))
+    kept, before = history.copy(), history.rows()
+    history.append(sample(99.0, WorkerSample("late", Role.DECODE, running=1)))
+    history.note(LiveEvent(99.0, "note", "after"))
+    after = kept.rows()
+    assert (after.columns, after.events, after.splits) == (before.columns, before.events, before.splits)
+    assert np.array_equal(after.values, before.values, equal_nan=True)
+
+
 def test_a_worker_that_comes_late_is_unknown_before_and_one_that_left_after():
     history = ChartData()
     history.append(sample(0.0, WorkerSample("a", Role.AGGREGATED, running=1)))

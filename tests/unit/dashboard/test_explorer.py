@@ -7,17 +7,20 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ipywidgets.widgets.widget import _instances
 
 from labkit.dashboard.explorer import Explorer
 from labkit.experiments.exploration import Exploration
 from labkit.lab.engines import ENGINES
+from labkit.lab.lab import Lab
 from labkit.serve.deployment import CalledOff
 from labkit.serve.engines.attach import Attached
 from labkit.serve.engines.base import EngineOptions
-from labkit.spec import Slo
+from labkit.spec import Slo, Workload
 from tests.support.fake_engine import FakeDynamo, FakeEngine
 from tests.support.open_lab import LOAD, OpenLab
 from tests.support.waiting import until
@@ -113,6 +116,21 @@ def test_load_is_started_replaced_paused_and_stopped(explorer: Explorer):
     explorer._stop.click()
     idle(explorer)
     assert explorer.exploration.sending is None
+
+
+def test_a_load_that_somebody_else_began_is_shown(explorer: Explorer):
+    assert explorer.load is not None
+    explorer.exploration.start(Workload(isl=9, osl=6, arrivals="burst:40@1/2", duration_s=9.0)).result(60)
+    until(lambda: explorer.load is not None and explorer.load._isl.value == "9", "the load in the form", 30)
+    explorer._pause.click()
+    idle(explorer)
+    explorer._start.click()
+    explorer.load._isl.value = "7"
+    idle(explorer)
+    sending = explorer.exploration.sending
+    assert sending is not None
+    assert (sending.arrivals, str(sending.isl)) == ("burst:40@1/2", "9"), "the load that was paused, and not another"
+    assert explorer.load._isl.value == "7", "what is being changed is left"
 
 
 def test_a_pin_stands_in_table_chart_and_behind_the_charts(explorer: Explorer):
@@ -309,6 +327,33 @@ def test_running_the_cell_again_leaves_one_explorer_and_one_watch(exploration: E
     (ended,) = shown.children
     assert "This view has ended" in ended.value
     assert not any(thread.name == "labkit watch" for thread in threading.enumerate())
+
+
+def test_an_explorer_that_is_made_again_or_built_anew_leaves_no_widget(exploration: Exploration):
+    Explorer(exploration, hz=8.0)
+    second = Explorer(exploration, hz=8.0)
+    there = len(_instances)
+    third = Explorer(exploration, hz=8.0)
+    assert len(_instances) == there
+    assert second.load is not None
+    charts = third.charts
+    exploration.judge_by(Slo(tpot_s=0.25)).result(60)
+    until(lambda: third.charts is not charts and len(_instances) == there, "the widgets before to be gone", 30)
+    third.close()
+    frame = len(_instances)
+    Explorer(exploration, hz=8.0).close()
+    assert len(_instances) == frame
+
+
+def test_a_pin_at_an_endpoint_of_somebody_else_can_be_called_off(open_lab: OpenLab, tmp_path: Path):
+    with open_lab("1A") as served, Lab.attach(served.url, "demo", results=tmp_path / "attached", workload=LOAD) as lab:
+        explorer = Explorer(Exploration(lab), hz=8.0)
+        body: Any = explorer.widget.children[1]
+        assert any(explorer._cancel in getattr(part, "children", ()) for part in body.children[0].children)
+        assert "the pin" in explorer._cancel.tooltip
+        assert "autopilot" not in explorer._cancel.tooltip
+        explorer.close()
+        explorer.exploration.close()
 
 
 def test_another_model_is_another_lab_and_the_run_before_is_kept(explorer: Explorer):

@@ -18,7 +18,7 @@ from labkit.spec import Workload
         ({"rate": 1.5}, "1.5 req/s"),
         ({"osl": "empirical:8,9", "rate": 2, "arrivals": "gamma"}, "2 req/s gamma (burstiness 1)"),
         ({"concurrency": 8}, "8 concurrent"),
-        ({"arrivals": "ramp:1-8"}, "ramp:1-8 req/s"),
+        ({"arrivals": "ramp:1-8"}, "ramp:1-8/60 req/s"),
         ({"rate": 0.5, "turns": 4, "think_s": 1}, "0.5 conversations/s"),
     ],
 )

@@ -2,10 +2,12 @@ import base64
 import itertools
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 
 from labkit.dashboard import ChartData, replay_page
+from labkit.dashboard.pins_view import pins_table
 from labkit.live import LiveEvent
 from tests.support.live_feed import feed, pins
 
@@ -35,6 +37,19 @@ def test_a_long_history_is_thinned_and_its_events_kept():
     assert data["n"] == 50
     assert [kind for _, kind, *_ in data["events"]] == ["launch", "resplit", "load", "fault", "launch", "pin"]
     assert len(data["pins"]["roots"]) == 1
+
+
+def test_pins_under_several_slos_say_so():
+    alike = [replace(pin, slo="TPOT ≤ 50 ms") for pin in pins()]
+    assert "TPOT ≤ 50 ms" not in pins_table(alike, "GPU"), "nothing to tell apart"
+    table = pins_table([*alike[:2], replace(alike[2], slo="TTFT ≤ 200 ms"), replace(alike[0], slo="")], "GPU")
+    rows = re.findall(r"<tr>.*?</tr>", table)
+    heads, cells = re.findall(r"<th>(.*?)</th>", rows[0]), re.findall(r"<td.*?>(.*?)</td>", rows[3])
+    assert len(heads) == len(cells) + 1
+    assert [re.findall(r"<td.*?>(.*?)</td>", row)[heads.index("SLO") - 1] for row in rows[1:]] == [
+        "TPOT ≤ 50 ms", "TPOT ≤ 50 ms", "TTFT ≤ 200 ms", "none",
+    ]  # fmt: skip
+    assert "TTFT ≤ 200 ms" in replay_page(history(4), title="t", pins=[alike[0], replace(alike[2], slo="TTFT ≤ 200 ms")])
 
 
 def test_no_text_gets_out_of_its_place():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from labkit.dashboard.pareto import CORNERS, free_corners, frontier, pareto, placed, tip
@@ -58,6 +60,8 @@ def test_the_tip_says_all_and_escapes_it():
     assert "100.0 [99.0, 102.0]" in words
     assert "run-1 m-&lt;b&gt;a" in words
     assert "TTFT" not in words
+    assert "none</td>" in words
+    assert "TPOT ≤ 50 ms" in tip(replace(pin("a", 100.04, 20), slo="TPOT ≤ 50 ms"), "GPU")
 
 
 @pytest.mark.parametrize(

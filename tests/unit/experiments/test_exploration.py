@@ -18,6 +18,7 @@ from labkit.lab.lab import Lab
 from labkit.lab.launch import Launch
 from labkit.live.window import LiveWindow
 from labkit.measure.metrics import summarise
+from labkit.serve.engines.base import EngineOptions
 from labkit.serve.patience import CalledOff
 from labkit.spec import Workload
 from labkit.store import open_run
@@ -73,13 +74,27 @@ def test_winding_down_leaves_no_request_under_way(open_lab: OpenLab, engine: Fak
         exploration = Exploration(lab, Workload(isl=8, osl=20, rate=40.0, duration_s=600.0))
         exploration.start().result(60)
         sent_some(exploration)
-        monkeypatch.setattr(exploration, "_watch", lambda: SimpleNamespace(window=LiveWindow()))  # nothing is on it yet
+        monkeypatch.setattr(exploration, "_watch", lambda: SimpleNamespace(window=LiveWindow(), heard=True))  # nothing on it yet
         exploration.order(exploration.wind_down).result(60)
         load = exploration._load
         assert load is not None
         exploration.stop().result(60)
         assert load.wait().cancelled == 0, "the last was sent an instant before, and was followed to its end"
         exploration.close()
+
+
+def test_a_pin_follows_its_requests_under_whichever_watch_there_is(exploration: Exploration):
+    exploration.start().result(60)
+    sent_some(exploration)
+    exploration.lab.watched()
+    pinning = exploration.pin()
+    until(lambda: "followed to their end" in exploration.said[-1].text, "the pin")
+    later = exploration.lab.watch()  # the cell is run again
+    pin = pinning.result(20)
+    assert exploration.lab.watched() is later
+    rows = open_run(pin.run, exploration.lab.run.path.parent).records().requests.to_pylist()
+    assert rows
+    assert all(row["outcome"] == "ok" for row in rows)
 
 
 def test_what_cannot_be_done_is_said_and_ends_nothing(exploration: Exploration):
@@ -184,6 +199,19 @@ def test_a_pin_can_be_measured_again(exploration: Exploration):
     twice = exploration.rerun(pin, seconds=1.5).result(60)
     assert len({one.label for one in exploration.pins}) == len(exploration.pins) == 3, "each can be chosen by its label"
     assert twice.label != again.label
+
+
+def test_a_point_with_a_secret_is_measured_again_without_a_restart(open_lab: OpenLab):
+    with open_lab("2A", workload=LOAD, options=EngineOptions(extra_env={"HF_TOKEN": "hunter2hunter2"})) as lab:
+        exploration = Exploration(lab)
+        exploration.start().result(60)
+        exploration.order(lambda: exploration.wait(1.0)).result(60)
+        pin = exploration.pin().result(60)
+        pids = [worker.tree.pid for worker in lab.deployment.workers]
+        exploration.rerun(pin, seconds=1.0).result(60)
+        assert [worker.tree.pid for worker in lab.deployment.workers] == pids
+        assert lab.deployment.options.extra_env == {"HF_TOKEN": "hunter2hunter2"}
+        exploration.close()
 
 
 def test_a_dead_worker_is_left_out_and_until_then_the_load_is_not_replaced(exploration: Exploration):

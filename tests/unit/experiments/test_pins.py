@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
+from labkit.errors import LoadError
 from labkit.experiments.choice import overlap
 from labkit.experiments.compare import compare_runs
-from labkit.experiments.pins import keep_pin, read_pin
+from labkit.experiments.conclude import slo_of
+from labkit.experiments.pins import keep_pin, options_of, read_pin
 from labkit.measure.metrics import summarise
 from labkit.measure.records import Window
+from labkit.serve.engines.base import EngineOptions
 from labkit.store import open_run
 from tests.support.saved_runs import saved_run
 
@@ -68,6 +71,10 @@ def test_a_pin_is_a_run_that_can_be_opened_again(run):
     assert (pin.label, pin.topology, pin.run) == ("2A, as it was", "2A", "afternoon-pin1")
     assert kept.manifest["kind"] == "pin"
     assert read_pin(kept) == pin
+    assert pin.slo == str(slo_of(run))
+    run.update(slo={"tpot_s": 0.001})
+    under = keep_pin(run, window, "under another SLO", name="other-slo")
+    assert (under.slo, read_pin(kept).slo) == ("TPOT ≤ 1 ms", pin.slo), "each keeps its own"
     assert pin.t_s == pytest.approx((kept.windows[0].stop_ns - run.manifest["clock"]["monotonic_ns"]) / 1e9)
     assert kept.windows[0].cut, "the window says how its beginning was found"
     assert keep_pin(run, window, "again").run == "afternoon-pin1-2"
@@ -85,3 +92,17 @@ def test_a_pin_names_the_options_of_its_own_workers_not_those_of_the_launch(run)
     assert kept.manifest["epochs"] == [second]
     assert "max_num_batched_tokens 256" in pin.settings
     assert pin.requests == summarise(kept.records(), kept.windows[0])["requests"]
+
+
+def test_a_secret_that_no_run_keeps_is_that_of_what_serves_now(run):
+    words = ("--swap-space", "4", "--api-key", "hunter2hunter2")
+    options = EngineOptions(extra_env={"HF_TOKEN": "hf_secretsecret", "HF_HOME": "x"}, extra_args=words, max_num_seqs=8)
+    run.update(epochs=[{"epoch": 0, "topology": "2A", "options": asdict(options)}])
+    kept = open_run(run.path.parent / keep_pin(run, run.windows[0], "with a secret", name="secret").run)
+    assert "secretsecret" not in str(kept.manifest)
+    assert options_of(kept, options) == options, "so nothing is started again"
+    assert options_of(kept, replace(options, max_num_seqs=4)) == options
+    with pytest.raises(LoadError, match="HF_TOKEN"):
+        options_of(kept, replace(options, extra_env={}))
+    with pytest.raises(LoadError, match="redacted"):
+        options_of(kept, replace(options, extra_args=()))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from labkit.lab.loads import ENDLESS_S, endless
 from labkit.lab.overload import Lookout, watch_for
 from labkit.load.progress import Progress
 from labkit.load.schedule import Schedule
@@ -23,6 +24,8 @@ def test_a_closed_loop_is_not_watched():
         (Workload(arrivals="burst:10@5/20", duration_s=400), 1000, 400),
         (Workload(arrivals="step:0=1,30=4", duration_s=130, warmup_s=20), 450, 150),
         (Workload(arrivals="ramp:1-9", duration_s=200), 1000, 200),
+        (Workload(arrivals="ramp:1-9/100", duration_s=200), 1400, 200),
+        (Workload(arrivals="ramp:1-9/400", duration_s=200), 600, 200),
     ],
 )
 def test_it_knows_how_many_will_come_and_until_when(workload: Workload, total: float, end_s: float):
@@ -30,6 +33,15 @@ def test_it_knows_how_many_will_come_and_until_when(workload: Workload, total: f
     assert watch is not None
     assert watch._total == pytest.approx(total, rel=0.1)
     assert watch._end_s == pytest.approx(end_s)
+
+
+def test_a_load_without_an_end_is_not_counted_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Schedule, "arrivals", None)
+    workload = endless(Workload(arrivals="ramp:1-9", duration_s=200))
+    assert (workload.arrivals, workload.duration_s) == ("ramp:1-9/200", ENDLESS_S), "it rises as it did, and holds then"
+    watch = watch_for(workload)
+    assert watch is not None
+    assert watch._total == pytest.approx(1000 + 9 * (ENDLESS_S - 200))
 
 
 def test_a_trace_is_counted_at_its_own_times(tmp_path: Path):

@@ -100,3 +100,19 @@ def test_without_gpus_a_worker_has_its_cores():
         DeviceSample("core 6", "w1", Role.DECODE, utilisation=1.0),
     )
     assert found.devices(SECOND, ROLES, {}) == ()
+
+
+def test_workers_that_share_cores_are_one_device_of_all_of_them():
+    found = gauges(
+        w0__cpu_cores=0.25, w0__rss_bytes=10, w1__cpu_cores=0.5, w1__rss_bytes=5, w2__cpu_cores=0.5, host__memory_total_bytes=100,
+    )  # fmt: skip
+    roles = {f"w{number}": Role.AGGREGATED for number in range(5)}
+    held = {"w0": {"cores": [0]}, "w1": {"cores": [1]}, "w3": {"cores": [1]}, "w2": {"cores": [0]}, "w4": {"cores": [2, 3]}}
+    assert found.devices(SECOND, roles, held) == (
+        DeviceSample("core 0", "w0+w2", Role.AGGREGATED, utilisation=0.75, memory_use=0.1),
+        DeviceSample("core 1", "w1+w3", Role.AGGREGATED, utilisation=0.5, memory_use=0.05),
+        DeviceSample("cores 2,3", "w4", Role.AGGREGATED),
+    )
+    overlapping = {"w0": {"cores": [0, 1]}, "w1": {"cores": [2]}, "w2": {"cores": [1, 2]}}
+    (all_three,) = found.devices(SECOND, roles, overlapping)
+    assert (all_three.name, all_three.worker, all_three.utilisation) == ("cores 0,1,2", "w0+w1+w2", pytest.approx(1.25 / 3))

@@ -69,6 +69,18 @@ def test_splits_devices_and_events_are_those_of_the_moment(run):
     assert any((sample.workers[1].kv_transfer_bytes_s or 0) > 0 for sample in samples[len(samples) // 2 :])
 
 
+@pytest.mark.parametrize("before_s", [3.0, 0.01], ids=["some ticks before", "within the same tick"])
+def test_a_worker_that_was_restarted_lives_from_the_next_split_on(run, before_s: float):
+    records, manifest = run
+    begins_ns = manifest["epochs"][1]["start_ns"]
+    death = {"t_ns": begins_ns - int(before_s * SECOND), "kind": "fault", "text": "w1 died: it was killed", "data": None}
+    more = pa.concat_tables([records.events, pa.Table.from_pylist([death], schema=EVENTS)])
+    samples = list(samples_of(replace(records, events=more), records.windows, manifest, hz=2))
+    dead = [sample.t_ns for sample in samples if not all(worker.alive for worker in sample.workers)]
+    assert all(death["t_ns"] <= t_ns < begins_ns for t_ns in dead)
+    assert len(dead) == int(before_s * 2)
+
+
 def test_a_part_of_a_run(run):
     records, manifest = run
     window = records.windows[0]

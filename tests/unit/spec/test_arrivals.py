@@ -13,7 +13,7 @@ from labkit.spec.arrivals import Burst, Ramp, Step, parse_profile
 rates = st.integers(1, 100_000).map(lambda n: n / 100)
 seconds = st.integers(1, 100_000).map(lambda n: n / 10)
 profiles = st.one_of(
-    st.builds(Ramp, rates, rates),
+    st.builds(Ramp, rates, rates, st.none() | seconds),
     st.builds(lambda low, high, on, off: Burst(low, high, on, round(on + off, 1)), rates, rates, seconds, seconds),
     st.lists(st.tuples(seconds, rates), max_size=5, unique_by=lambda step: step[0]).map(
         lambda steps: Step(((0.0, 1.5), *sorted(steps)))
@@ -47,7 +47,15 @@ def test_the_instants_of_a_ramp_are_those_of_its_integral():
     assert falling.reach_s(100 - 1e-9) == pytest.approx(20.0, abs=1e-3)
 
 
+def test_a_ramp_over_less_than_the_phase_holds_its_last_rate():
+    rising, held = Ramp(2, 10, 20.0).segments(None)
+    assert (rising.expected, held.reach_s(40)) == (120, 24.0)
+    assert not Ramp(2, 10, 20.0).needs_duration
+    assert Ramp(2, 0, 20.0).needs_duration, "after them there are no more requests"
+
+
 def test_spellings():
+    assert parse_profile("ramp: 1-8 / 60") == Ramp(1, 8, 60)
     assert parse_profile("burst: 10 @ 5/20") == Burst(0, 10, 5, 20)
     assert parse_profile("burst:1-10@5/20") == Burst(1, 10, 5, 20)
     assert parse_profile("step:0=1,30=4") == Step(((0, 1), (30, 4)))
@@ -57,7 +65,7 @@ def test_spellings():
 @pytest.mark.parametrize(
     "text",
     [
-        *("ramp:", "ramp:1", "ramp:0-0", "ramp:1--8", "ramp:1e3-2", "ramp:nan-1", "ramp:1-8 req/s"),
+        *("ramp:", "ramp:1", "ramp:0-0", "ramp:1--8", "ramp:1e3-2", "ramp:nan-1", "ramp:1-8/", "ramp:1-8/0", "ramp:1-8 req/s"),
         *("burst:10", "burst:10@20/5", "burst:0@5/20", "burst:10@0/20", "burst:1@0.000000001/1"),
         *("step:", "step:0=0", "step:5=1", "step:0=1,30=2,30=3", "step:0=1,30=2,20=3", "step:0:1", "step:0=1,"),
     ],

@@ -140,3 +140,5 @@ def test_a_rate_of_conversations_is_no_request_rate(load):
     )  # fmt: skip
     data = to_vllm_bench(Records(REQUESTS.empty_table(), CHUNKS.empty_table()), window, model="m", date="d")
     assert (data["request_rate"], data["burstiness"], data["max_concurrency"]) == ("inf", 1.0, load.get("concurrency"))
+    told = data.get("labkit_load", {})
+    assert (told.get("rate"), told.get("turns")) == ((2.0, "3") if "rate" in load else (None, None)), "so it is told apart"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from labkit.errors import StoreError
 from labkit.measure.metrics import summarise
 from labkit.measure.records import UNRECORDED
+from labkit.spec import Workload
 from labkit.store import Run
 from labkit.store.imports import import_files
 from labkit.store.vllm_bench import to_vllm_bench
@@ -122,6 +124,31 @@ def test_what_labkit_exports_comes_back_bit_by_bit(tmp_path: Path, options: dict
     assert {name: value for name, value in found.items() if not name.endswith(timed)} == {
         name: value for name, value in told.items() if not name.endswith(timed)
     }
+
+
+@pytest.mark.parametrize(
+    ("load", "told"),
+    [
+        ({"arrivals": "ramp:1-8", "duration_s": 60.0}, {"arrivals": "ramp:1-8"}),
+        ({"arrivals": "burst:10@5/20", "requests": 9, "burstiness": 0.5}, {"arrivals": "burst:10@5/20", "burstiness": 0.5}),
+        ({"trace": "/data/hour.jsonl", "time_scale": 0.5}, {"trace": "hour.jsonl", "arrivals": "trace", "time_scale": 0.5}),
+        ({"rate": 2.0, "turns": 3, "requests": 9}, {"rate": 2.0, "turns": "3", "history": "seeded"}),
+    ],
+)
+def test_a_load_that_vllm_has_no_words_for_is_not_invented(tmp_path: Path, load: dict[str, Any], told: dict[str, Any]):
+    original = saved_run(tmp_path / "results", "own", ("2A",), samples=False, spans=False)
+    window = replace(original.windows[0], workload=Workload.from_dict(load).to_dict())
+    written = to_vllm_bench(original.records(), window, model="m", date="d")
+    assert (written["request_rate"], written["max_concurrency"]) == ("inf", None)
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(written))
+    run = imported(path, tmp_path / "results")
+    work = run.windows[0].workload
+    assert {name: work[name] for name in told} == told
+    assert (work["concurrency"], work["rate"], work["isl"]) == (None, load.get("rate"), UNRECORDED)
+    assert again(run)["labkit_load"] == written["labkit_load"]
+    with pytest.raises(StoreError, match="labkit_load"):
+        imported(changed(tmp_path, labkit_load={"rate": -1}), tmp_path / "results")
 
 
 def test_a_file_of_append_result_has_a_window_a_line(tmp_path: Path):
