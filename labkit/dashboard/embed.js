@@ -16,8 +16,10 @@ function put(element, text) {
   if (!element.firstChild) element.append("")
   if (element.firstChild.data !== text) element.firstChild.data = text
 }
+/** Bokeh itself lets go of the views of a document's roots alone: one more, for its notes, kept everything of each that was shown. */
 function forget(Bokeh, doc) {
   if (!doc) return
+  doc.views_manager?.clear()
   doc.clear()
   const at = Bokeh.documents.indexOf(doc)
   if (at >= 0) Bokeh.documents.splice(at, 1)
