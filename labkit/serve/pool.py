@@ -28,8 +28,7 @@ from labkit.spec import Role
 #: Takes a line for the user. Workers start on several threads, but tell one at a time.
 Progress = Callable[[str], None]
 
-_POLL_S = 0.1
-_TELL_S = 1.0
+_POLL_S, _TELL_S = 0.1, 1.0
 #: A first start after an installation reads and compiles for a minute or two before the engine says a word.
 _SILENCE_S = 15.0
 _LOG_TAIL_LINES = 400
@@ -373,8 +372,7 @@ def _wait(waiting: Sequence[Future[Worker]], names: Sequence[str], patience: Pat
 
 
 def _await_one(worker: Worker, engine: Engine, progress: Progress, timeout_s: float, give_up: threading.Event) -> Worker:
-    started = time.monotonic()
-    stage, read, told_s = "starting", 0, 0.0
+    started, stage, read, told_s = time.monotonic(), "starting", 0, 0.0
     order = {name: number for number, name in enumerate(engine.stages)}
     progress(f"{worker.name}: starting")
     while not give_up.wait(_POLL_S):
