@@ -86,7 +86,34 @@ function passOver(root) {
     if (element.shadowRoot) passOver(element.shadowRoot)
   }
 }
+/** A plot of Bokeh's listens for the zoom of the window for as long as the page is there, and so every one that was ever shown would
+ *  stay, with its document. Here it listens until it is removed. */
+function listenUntilRemoved(Bokeh) {
+  const plot = Bokeh.require("models/plots/plot_canvas").PlotView.prototype, viewport = window.visualViewport
+  if (!viewport || plot.lkListening) return
+  const { connect_signals, remove } = plot, heard = new WeakMap()
+  plot.lkListening = true
+  plot.connect_signals = function () {
+    const listen = viewport.addEventListener, added = []
+    viewport.addEventListener = (...what) => {
+      added.push(what)
+      listen.apply(viewport, what)
+    }
+    try {
+      connect_signals.call(this)
+    } finally {
+      viewport.addEventListener = listen
+    }
+    heard.set(this, added)
+  }
+  plot.remove = function () {
+    for (const what of heard.get(this) ?? []) viewport.removeEventListener(...what)
+    heard.delete(this)
+    remove.call(this)
+  }
+}
 async function embed(Bokeh, json, places) {
+  listenUntilRemoved(Bokeh)
   const { Document } = Bokeh.require("document")
   const doc = Document.from_json(json)
   const views = await Bokeh.embed.add_document_standalone(doc, places[0], places)
