@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from labkit.dashboard import captions, live_figure, tabs
+from labkit.dashboard.pareto import pareto
 from tests.support.jupyterlab import chromium
+from tests.support.live_feed import pins
 
 pytestmark = pytest.mark.browser
 
@@ -190,6 +192,25 @@ CONTROLS = """<div class="lk-explorer"><div class="lk-field"><label class="lk-la
   <input id="bare"><input id="own" title="its own" aria-label="mine"><label><input id="labelled">by a label</label></div>
   <div class="lk-field"><label class="lk-label" title="No words"></label><select id="wordless"></select></div>
   <i id="here"></i></div>"""
+
+
+def test_a_figure_that_is_taken_off_leaves_nothing_in_the_page(page: Any) -> None:
+    page.add_script_tag(path=str(live_figure._BOKEHJS))
+    found = page.evaluate(
+        """async (json) => {
+          const heard = new Set(), viewport = window.visualViewport, { addEventListener, removeEventListener } = viewport
+          viewport.addEventListener = (name, what) => { heard.add(what); addEventListener.call(viewport, name, what) }
+          viewport.removeEventListener = (name, what) => { heard.delete(what); removeEventListener.call(viewport, name, what) }
+          const kept = () => [heard.size, Bokeh.documents.length, Bokeh.index.roots.length]
+          const shown = new Plain(document.body, Bokeh, () => {})
+          await shown.show(json)
+          const before = kept()
+          shown.remove()
+          return [before, kept(), document.querySelectorAll(".lk-plain").length] }""",
+        live_figure.document_json([pareto(pins())]),
+    )
+    assert min(found[0]) > 0
+    assert found[1:] == [[0, 0, 0], 0]
 
 
 def test_controls_get_the_name_of_their_caption_those_that_come_later_too(page: Any) -> None:
