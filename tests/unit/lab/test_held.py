@@ -11,7 +11,7 @@ import pytest
 
 import labkit
 from labkit.errors import HardwareError
-from labkit.lab import held
+from labkit.lab import held, opening
 from labkit.serve.hardware import Node, simulate
 from labkit.serve.patience import CalledOff
 from labkit.store.run import open_run
@@ -60,7 +60,9 @@ def test_a_lab_that_is_still_launched_is_closed_too(open_lab: OpenLab, engine: F
         pass
 
 
-def test_who_is_told_of_a_launch_may_close_the_lab(open_lab: OpenLab, engine: FakeEngine):
+def test_who_is_told_of_a_launch_may_close_the_lab(open_lab: OpenLab, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(opening, "_LATE_S", 0.5)  # the launch waits for whoever is told, and so for this
+
     def tell(line: str) -> None:
         if "ready after" in line:
             labkit.close_labs()
