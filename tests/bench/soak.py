@@ -49,6 +49,8 @@ _ANSWER_MS: Final = 60_000
 RESPLIT_S, PIN_S, KILL_S = 300.0, 420.0, 1200.0
 #: Requests in flight: a machine that is too slow sends fewer a second, and no backlog grows.
 CONCURRENCY: Final = 24
+#: How long a request takes, as seen on two cores: a few steps more than tokens, and so long at frontend, client and kernel.
+MORE_STEPS, AROUND_S, MARGIN = 0.6, 0.012, 1.1
 WARM_PART: Final = 0.2
 LEVEL_PART: Final = 0.02
 RESAMPLES: Final = 2000
@@ -331,7 +333,7 @@ def soak(afternoon: Afternoon, split: str, rate: float, osl: int, folder: Path) 
     """All of it."""
     results = folder / "results"
     with jupyterlab(folder / "lab") as server, chromium(folder / "profile") as page:
-        step_s = CONCURRENCY / rate / (osl + 1)  # seen: an answer of 2 tokens takes 2.6 steps
+        step_s = (CONCURRENCY / (MARGIN * rate) - AROUND_S) / (osl + MORE_STEPS)
         cell = SETUP.format(concurrency=CONCURRENCY, step_s=step_s, osl=osl, split=split, results=str(results))
         page.set_default_timeout(180_000)
         open_notebook(page, server.notebook("soak.ipynb", cell))
