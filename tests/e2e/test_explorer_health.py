@@ -298,7 +298,8 @@ def test_a_start_is_called_off_with_a_button_and_what_serves_goes_on(opened: Ope
 
 def test_dark_reaches_everything(opened: Opened) -> None:
     page = opened.page
-    grows(page)
+    since = ask(page, "exploration._since_ns")  # a pin of no request is refused
+    until(lambda: any(row["scheduled_ns"] > since for row in opened.outcomes), "a request since the last change", 60)
     page.locator("button[title^='Keep what was measured']").click()
     page.locator(".lk-pins tbody tr").first.wait_for(timeout=120_000)
     open_tab(page, "One request")

@@ -175,6 +175,7 @@ def command(page: Any, name: str, **args: Any) -> None:
 
 
 def theme(page: Any, name: str) -> None:
-    """``JupyterLab Light`` or ``JupyterLab Dark``."""
+    """``JupyterLab Light`` or ``JupyterLab Dark``. While the style sheets load, JupyterLab hides the page behind a splash."""
     command(page, "apputils:change-theme", theme=name)
     page.wait_for_function("name => document.body.dataset.jpThemeName === name", arg=name)
+    page.locator("#jupyterlab-splash").wait_for(state="detached")
