@@ -209,12 +209,19 @@ class Board {
   // ---- drawing ------------------------------------------------------------------------------------------------------
 
   set(name, data) { this.doc.get_model_by_name(name).data = data }
-  /** With the next frame: a browser that is slower than the ticks draws the newest one, and no queue of those before it grows. */
+  /** At once, so that Bokeh's paint, which waits for a frame, has the same one as the words around it; then not before the next: a
+   *  browser that is slower than the ticks draws the newest one, and no queue of those before it grows. */
   drawSoon() {
-    this.due ??= requestAnimationFrame(() => {
+    if (this.due) {
+      this.again = true
+      return
+    }
+    this.due = requestAnimationFrame(() => {
       this.due = null
-      this.draw()
+      if (this.again) this.drawSoon()
     })
+    this.again = false
+    this.draw()
   }
   draw(force = false) {
     if (!this.doc || !this.columns.n) return this.status()
@@ -228,13 +235,15 @@ class Board {
     this.numbers(now)
     this.status()
     if (!force && this.mode !== "live" && !(this.mode === "history" && this.to > now)) return
-    this.setting = true
-    this.range.setv({ start: this.from, end: this.to })
-    this.setting = false
     const last = this.columns.upTo(Math.min(now, this.to)), first = Math.max(this.columns.upTo(this.from) - 1, 0)
     this.rows = this.pick(first, Math.min(last + 1, this.columns.upTo(now)))
-    this.marks(now)
-    for (const card of this.cards) this.panel(card, now)
+    changeLines(this.cards.map((card) => card.view), () => {
+      this.setting = true
+      this.range.setv({ start: this.from, end: this.to })
+      this.setting = false
+      this.marks(now)
+      for (const card of this.cards) this.panel(card, now)
+    })
     this.root.dataset.draws = Number(this.root.dataset.draws ?? 0) + 1
   }
   /** Rows to draw; where there are more than the charts are wide, the ends of buckets whose least and most are drawn. */
@@ -318,7 +327,7 @@ class Board {
           out.xs.push(line.xs)
           out.ys.push(line.ys)
           out.color.push(line.color)
-          out.width.push(all[index].length > 8 ? series.width * 0.75 : series.width)
+          out.width.push(all[index].length > 8 ? 1 : series.width) // a browser fills the outline of wider ones, at thrice the cost
           out.dash.push(series.dash)
           if (series.fill) this.area(areas, line.xs, line.ys.map((y) => (Number.isNaN(y) ? NaN : 0)), line.ys, line.color, series.fill)
         }

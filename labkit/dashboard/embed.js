@@ -65,6 +65,16 @@ function calmStyle(views) {
   }
   return () => known.clear()
 }
+/** Changes of lines and axes. Bokeh would paint with each plot the layer above it too, on which nothing has changed. */
+function changeLines(plots, change) {
+  const known = plots.filter((plot) => typeof plot._invalidate_all === "boolean" && plot.computed_renderer_views)
+  const all = known.map((plot) => plot._invalidate_all)
+  change()
+  known.forEach((plot, i) => {
+    plot._invalidate_all = all[i]
+    plot.invalidate_painters(plot.computed_renderer_views.find((one) => one.model.level !== "overlay"))
+  })
+}
 /** Canvases are painted with the colours of the theme of that moment: paint them again when it changes. */
 function onTheme(views, before = () => {}) {
   const repaint = () => {
