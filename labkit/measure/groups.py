@@ -10,6 +10,7 @@ counts are taken once, in narrow bins over the range that the resampled percenti
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -94,8 +95,7 @@ def grouped_bootstrap(
         return bootstrap(single[0], single[1], statistic, seed=seed, resamples=resamples, level=level, paired=True, least=least)
     sides = [[_Grouped.of(one, len(side)) for one in side] for side in (repeats_a, repeats_b)]
     weights = _weights(seed, resamples, *(tuple(one.units for one in side) for side in sides))
-    with ThreadPoolExecutor(max_workers=2) as threads:
-        a, b = threads.map(lambda side, times: _resampled(side, times, statistic, q), sides, weights)
+    a, b = _threads(os.getpid()).map(lambda side, times: _resampled(side, times, statistic, q), sides, weights)
     enough = 1 < len(repeats_a) < 5 and all(len(one) >= least for one in (*repeats_a, *repeats_b))
     grouped = any(one.units < one.requests for side in sides for one in side)
     return bootstrapped(
@@ -178,6 +178,15 @@ class _Grouped:
             bins = np.ceil((values[near] - low) * (_BINS / (high - low))).astype(np.int64) - 1
             np.add.at(found, np.repeat(unit, counts)[near] * _BINS + np.clip(bins, 0, _BINS - 1), 1)
         return found.reshape(self.units, _BINS).astype(np.float64)
+
+
+@lru_cache(maxsize=1)
+def _threads(_process: int) -> ThreadPoolExecutor:
+    """One for each side, kept: of every new thread the allocator may hold on to as much memory as it once worked with.
+
+    A process that was forked has threads of its own.
+    """
+    return ThreadPoolExecutor(max_workers=2, thread_name_prefix="labkit bootstrap")
 
 
 @lru_cache(maxsize=2)

@@ -11,7 +11,8 @@ two tokens long, so that many can be had of few cores.
 Each series is judged from the end of its warm-up (the first fifth) on: a line by least squares, whose slope has an interval from
 a moving-block bootstrap of the residuals (neighbours resemble each other). *Level*: zero lies in the interval, or an hour at its
 upper end adds less than a fiftieth. The kernel keeps what its charts can show (4 hours of samples, ``labkit.live.history``), so
-its memory grows by that much until then; the table has what that is by itself. At the end ``labkit show`` opens the run.
+its memory grows by that much until then: it is judged without that, and the table has all three. At the end ``labkit show`` opens
+the run.
 
 Every process but the browser and this one is found by its part (``tests.faults.victims``), memory is PSS of ``smaps_rollup``.
 """
@@ -55,6 +56,8 @@ WARM_PART: Final = 0.2
 LEVEL_PART: Final = 0.02
 RESAMPLES: Final = 2000
 MOST_SHOW_S, MOST_SHOW_GB = 10.0, 2.0
+#: The memory that is judged: what the charts keep is meant to grow, up to its limit.
+WITHOUT_KEPT: Final = "kernel without what is kept for the charts: PSS, MB"
 #: These write the run's files, too.
 _STORES: Final = frozenset({"telemetry sampler", "load shard"})
 SETUP = """
@@ -220,6 +223,8 @@ class Watcher:
         if told != "?":
             kept, done, failed = ast.literal_eval(told)
             row |= {"kept for the charts, MB": kept / 1e6, "kernel's answer, ms": (time.monotonic() - asked) * 1e3}
+            if "kernel: PSS, MB" in row:
+                row[WITHOUT_KEPT] = row["kernel: PSS, MB"] - kept / 1e6
             row |= {"requests": done, "failed": failed}
         self.series.rows.append(row)
         self.series.save()
@@ -379,7 +384,7 @@ def report(series: Series, done: dict[str, int], values: list[Value], about: str
         table.add_column(heading, justify="left" if not heading else "right")
     own = ("kernel", "load shard", "telemetry", "browser")
     for name, found in judged(series):
-        steady = name.startswith(own) and "pictures" not in name and "answer" not in name
+        steady = name.startswith(own) and name != "kernel: PSS, MB" and "pictures" not in name and "answer" not in name
         verdict = found.is_level if steady else None
         mark = "" if verdict is None else "level" if verdict else "GROWS"
         table.add_row(name, f"{found.level:,.1f}", f"{found.per_hour:+,.2f}", f"{found.low:+,.2f} – {found.high:+,.2f}", mark)
