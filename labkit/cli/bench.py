@@ -63,7 +63,13 @@ def add_parser(subparsers: Any) -> None:
     add("--concurrency", type=int, metavar="C", help="closed loop: requests in flight at all times")
     add("--rate", type=float, metavar="R", help="open loop: requests per second")
     add("--arrivals", metavar="A", help=_ARRIVALS)
-    add("--burstiness", type=float, default=1.0, metavar="B", help="shape of gamma arrivals; below 1 is burstier (default: 1)")
+    add(
+        "--burstiness",
+        type=float,
+        default=1.0,
+        metavar="B",
+        help="shape of gamma arrivals and of changing rates; below 1 is burstier (default: 1)",
+    )
     add("--trace", type=Path, metavar="FILE", help=_TRACE)
     add("--time-scale", type=float, default=1.0, metavar="X", help="times of the trace by X: 0.5 is twice as fast (default: 1)")
     add("--sample", action="store_true", help="draw --requests rows of the trace at random, instead of the first ones")
@@ -86,7 +92,11 @@ def add_parser(subparsers: Any) -> None:
     add("--stop-when-saturated", action="store_true", help=_SATURATED)
     add("--seed", type=int, default=0, metavar="S", help="same seed, same requests (default: 0)")
     add(
-        "--shards", type=int, default=1, metavar="N", help="processes that send the load, some thousand streams each (default: 1)"
+        "--shards",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that send the load; one carries about a thousand streams (default: 1)",
     )
     add("--timeout", type=float, default=600.0, metavar="S", help="seconds until a request counts as timed out (default: 600)")
     add("--tokenizer", type=Path, metavar="DIR", help="folder with tokenizer.json: chat prompts of exact length, counts")

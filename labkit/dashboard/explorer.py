@@ -94,7 +94,12 @@ class Explorer:
         self._outgrown = False
         absent = absent_panels(lab.telemetry_missing)
         self.charts = Charts(lab.slo, accelerator=lab.deployment.accelerator, history=history, absent=absent)
-        self.pins = PinsView(lab.deployment.accelerator, on_rerun=self.exploration.rerun, on_ghosts=self.charts.show_pins)
+        self.pins = PinsView(
+            lab.deployment.accelerator,
+            slo=lambda: self.exploration.lab.slo,
+            on_rerun=self.exploration.rerun,
+            on_ghosts=self.charts.show_pins,
+        )
         self.request = RequestView(
             lab.run, worst=lambda: worst_of(self.watch.window), aside=self.exploration.aside, limit_s=lab.slo.tpot_s
         )

@@ -32,6 +32,7 @@ async function render({ model, el }) {
       shown?.remove()
       shown = message.board ? new Board(el, Bokeh, message.board, emit) : new Plain(el, Bokeh, emit)
       await shown.show(message.document)
+      if (gone) return shown.remove() // it had nothing to let go of when it was taken off
       shown.fill?.(message, buffers, keep)
     } else if (shown?.fill) {
       if (message.type === "rows") shown.append(message, buffers)

@@ -36,7 +36,7 @@ class LoadForm:
         self._burstiness = W.BoundedFloatText(value=workload.burstiness, min=0.01, max=100.0, step=0.1)
         self._trace = W.Text(value=str(workload.trace or ""), placeholder="requests.jsonl", continuous_update=False)
         self._line = Line()
-        self._amount = W.VBox(layout=W.Layout(width="100%"))
+        self._amount = row()
         self._fields = {
             "rate": field(
                 "requests/s", self._rate, "Requests sent per second on average, whether or not earlier ones have ended"
@@ -129,7 +129,7 @@ class LoadForm:
     def _arrange(self) -> None:
         kind = self._arrivals.value
         names = {_CLOSED: ["concurrency"], _TRACE: ["trace"], "gamma": ["rate", "burstiness"], _own(self._base): []}
-        self._amount.children = (row(*(self._fields[name] for name in names.get(kind, ["rate"]))),)
+        self._amount.children = tuple(self._fields[name] for name in names.get(kind, ["rate"]))
 
 
 def _offered(workload: Workload) -> tuple[str, ...]:

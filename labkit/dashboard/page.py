@@ -69,7 +69,7 @@ def replay_page(
 {speeds}</select>
 <span id="picked" role="status"></span></div>
 <div id="board"></div>
-<div class="card"{shown}><h2>Pins</h2><div id="pins"></div>{pins_table(pins, accelerator) if pins else ""}</div>
+<div class="card"{shown}><h2>Pins</h2><div id="pins"></div>{pins_table(pins, accelerator, slo) if pins else ""}</div>
 {_happened(history)}</main>
 <script type="application/json" id="data">{_inside_script(data)}</script>
 <script>{BOARD}{_REPLAY}

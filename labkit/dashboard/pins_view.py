@@ -10,6 +10,7 @@ from labkit.dashboard.live_figure import LiveFigure
 from labkit.dashboard.pareto import Against, pareto
 from labkit.harmless import escaped
 from labkit.live.pin import Pin
+from labkit.spec.slo import Slo
 
 #: column: (metric, factor to the unit shown, decimals, heading)
 _COLUMNS: Final = (
@@ -29,15 +30,22 @@ class PinsView:
 
     Args:
         accelerator: what one is called here.
+        slo: by which the lab judges now, when it is asked.
         on_rerun: measure this pin's split and load again.
         on_ghosts: the pins whose distributions are to stand behind the live charts.
     """
 
     def __init__(
-        self, accelerator: str, *, on_rerun: Callable[[Pin], object], on_ghosts: Callable[[Sequence[Pin]], None]
+        self,
+        accelerator: str,
+        *,
+        slo: Callable[[], Slo],
+        on_rerun: Callable[[Pin], object],
+        on_ghosts: Callable[[Sequence[Pin]], None],
     ) -> None:
-        self._accelerator, self._on_ghosts = accelerator, on_ghosts
+        self._accelerator, self._slo, self._on_ghosts = accelerator, slo, on_ghosts
         self._pins: tuple[Pin, ...] = ()
+        self._shown: tuple[tuple[Pin, ...], Slo | None] = ((), None)
         self._figures: list[LiveFigure] = []
         self._charts = W.HBox(layout=W.Layout(width="100%"))
         self._table = W.HTML(layout=W.Layout(width="100%", overflow="auto"))
@@ -55,10 +63,10 @@ class PinsView:
         self.widget = W.VBox([self._empty], layout=W.Layout(width="100%"))
 
     def show(self, pins: Sequence[Pin]) -> None:
-        """Show these pins; nothing is done where they are those that are shown."""
-        if tuple(pins) == self._pins:
+        """Show these pins; nothing is done where they are those that are shown, under the same SLO."""
+        if (tuple(pins), self._slo()) == self._shown:
             return
-        self._pins = tuple(pins)
+        self._pins, self._shown = tuple(pins), (tuple(pins), self._slo())
         if pins:
             second: Against = "ttft_p99_s" if any(pin.value("ttft_p99_s") for pin in pins) else "ttft_p50_s"
             charts = [pareto(pins, against=against, accelerator=self._accelerator) for against in ("tok_s_per_user", second)]
@@ -68,7 +76,7 @@ class PinsView:
             else:
                 self._figures = [LiveFigure([chart]) for chart in charts]
                 self._charts.children = tuple(self._figures)
-            self._table.value = pins_table(pins, self._accelerator)
+            self._table.value = pins_table(pins, self._accelerator, self._slo())
             labels = [pin.label for pin in pins]
             chosen = self._pick.value
             self._pick.options = labels
@@ -92,18 +100,18 @@ class PinsView:
                 return
 
 
-def pins_table(pins: Sequence[Pin], accelerator: str) -> str:
-    """A row a pin, each figure with its 95 % interval; a dash where it is not known. SLOs are told where they differ."""
-    several = len({pin.slo for pin in pins}) > 1
+def pins_table(pins: Sequence[Pin], accelerator: str, slo: Slo | None = None) -> str:
+    """A row a pin, each figure with its 95 % interval; a dash where it is not known. SLOs are told unless all are this one."""
+    told = {pin.slo for pin in pins} != {"" if slo is None else str(slo)}
     heads = "".join(f"<th>{escaped(head.format(accelerator=accelerator))}</th>" for *_, head in _COLUMNS)
     rows = "".join(
         f"<tr><th>{escaped(pin.label)}</th><td>{escaped(pin.topology)}</td><td>{escaped(pin.workload)}</td>"
-        f"<td>{pin.window_s:.0f}</td><td>{pin.requests or '–'}</td>{_slo(pin) if several else ''}"
+        f"<td>{pin.window_s:.0f}</td><td>{pin.requests or '–'}</td>{_slo(pin) if told else ''}"
         f"{''.join(_cell(pin, *column) for column in _COLUMNS)}"
         f"<td><code>{escaped(pin.run)}</code></td></tr>"
         for pin in pins
     )
-    first = "".join(f"<th>{head}</th>" for head in ("pin", "split", "load", "s", "requests", *(["SLO"] if several else [])))
+    first = "".join(f"<th>{head}</th>" for head in ("pin", "split", "load", "s", "requests", *(["SLO"] if told else [])))
     table = f'<table class="lk-pins"><thead><tr>{first}{heads}<th>run</th></tr></thead><tbody>{rows}</tbody></table>'
     return f'<div class="lk-wide">{table}</div>'
 

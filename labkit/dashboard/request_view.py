@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -51,6 +52,7 @@ class RequestView:
     ) -> None:
         self._run, self._worst, self._aside, self._limit_s = run, worst, aside, limit_s
         self._figure: LiveFigure | None = None
+        self._drawing, self._closed = threading.Lock(), False
         self._line = Line("click a dot on the TTFT or ITL chart, or choose one of the worst of the last minute")
         self._pick = W.Dropdown(options=[("the worst of the last minute", None)])
         self._pick.observe(lambda change: self._picked(change["new"]), "value")
@@ -76,16 +78,21 @@ class RequestView:
             self._line.say(str(error), "bad")
             return
         chart = waterfall(drawn(story, self._limit_s))
-        if self._figure is None:
-            self._figure = LiveFigure([chart])
-            self._place.children = (self._figure,)
-        else:
-            self._figure.replace([chart])
+        with self._drawing:
+            if self._closed:
+                return
+            if self._figure is None:
+                self._figure = LiveFigure([chart])
+                self._place.children = (self._figure,)
+            else:
+                self._figure.replace([chart])
         self._line.say(story.missing)
 
     def close(self) -> None:
-        """Take it off the page."""
-        let_go(self.widget)
+        """Take it off the page; a story that is being read is not shown any more."""
+        with self._drawing:
+            self._closed = True
+            let_go(self.widget)
 
     def _picked(self, request: int | None) -> None:
         if request is not None:

@@ -153,17 +153,20 @@ def _portable(argv: tuple[str, ...]) -> tuple[str, ...]:
 
 def _portable_word(word: str) -> str:
     """A flag or a value that a user gave, without what was only true on the measuring machine: paths, and what was redacted."""
-    head, sign, value = word.partition("=") if _NAMED.match(word) else ("", "", word)
+    if _NAMED.match(word):  # also what is behind it: --lora-modules=sql=/adapters/sql
+        head, sign, value = word.partition("=")
+        return f"{head}{sign}{_portable_word(value)}"
+    value = word
     if REDACTED in value:
-        return f"{head}{sign}SET-THIS-SECRET"
+        return "SET-THIS-SECRET"
     try:
         held = json.loads(value) if value[:1] in ("{", "[") else None
     except ValueError:
         held = None
     if held is not None:
         moved = _without_paths(held)
-        return word if moved == held else f"{head}{sign}{json.dumps(moved)}"
-    return f"{head}{sign}{_without_path(value)}"
+        return value if moved == held else json.dumps(moved)
+    return _without_path(value)
 
 
 def _without_paths(held: object) -> object:

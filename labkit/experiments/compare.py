@@ -248,7 +248,7 @@ def _row(quantity: Quantity, measured_a: list[Measured], measured_b: list[Measur
             values[0], values[1], quantity.statistic, quantity.q, seed=seed, resamples=resamples, least=quantity.least
         )
     ratio = None if a is None or b is None else found.ratio
-    reason = why_a or why_b or ("" if ratio is not None else "side A is 0")
+    reason = why_a or why_b or ("" if ratio is not None else f"side {'B' if a else 'A'} is 0")
     each = ([quantity.pooled([one])[0] for one in side] for side in (measured_a, measured_b))
     a_repeats, b_repeats = (tuple(values) for values in each)
     return Row(

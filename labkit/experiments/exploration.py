@@ -192,9 +192,12 @@ class Exploration:
         What serves then serves on; a re-split that waits for nothing is carried to its end.
         """
         self._orders.cancel()
-        self.lab.changes.call_off()
-        if (launching := self._launching) is not None:
-            launching.call_off.set()
+        self._call_off()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it carries out nothing any more."""
+        return self._orders.closed
 
     @property
     def waiting(self) -> Starting | Draining | None:
@@ -202,8 +205,8 @@ class Exploration:
         return self._launch_stands or self.lab.changes.waiting
 
     def close(self) -> None:
-        """Stop the load, call off a change that is under way, and carry out nothing more; the lab stays open."""
-        self._orders.close(self.lab.changes.call_off)
+        """Stop the load, call off a change or a launch that is under way, and carry out nothing more; the lab stays open."""
+        self._orders.close(self._call_off)
         load, self._load = self._load, None
         if load is not None:
             with suppress(LabError):
@@ -352,6 +355,8 @@ class Exploration:
         before, self._load, patience = self.lab, None, Patience(tell=self._waits)
         before.close()
         self._launching = patience
+        if self.closed:  # before there was anything to call off
+            patience.call_off.set()
         try:
             self.lab = launch.begin(before, self.workload, lambda line: self.say("doing", line.strip()), patience)
         finally:
@@ -360,8 +365,13 @@ class Exploration:
         self._origin_ns = int(self.lab.run.manifest["clock"]["monotonic_ns"])
         self.pins = []
         self.say("done", f"{launch.topology} of {launch.model.name} serves; {before.run.id} and its pins are kept")
-        if self.workload is not None:
+        if self.workload is not None and not self.closed:
             self._start(None)
+
+    def _call_off(self) -> None:
+        self.lab.changes.call_off()
+        if (launching := self._launching) is not None:
+            launching.call_off.set()
 
     def _waits(self, now: Starting | Draining) -> None:
         self._launch_stands = now

@@ -102,10 +102,11 @@ def estimates(side: Side, slo: Slo | None, *, seed: int = 0, resamples: int = RE
         interval = grouped_bootstrap(
             values, values, quantity.statistic, quantity.q, seed=seed, resamples=resamples, least=quantity.least
         ).a
-        low, high = (None, None) if interval is None else (interval.low, interval.high)
-        if quantity.key in _SHARES:
+        known = any(map(len, values))  # of nothing at all no resample has anything either
+        low, high = (None, None) if interval is None or not known else (interval.low, interval.high)
+        if quantity.key in _SHARES and known:
             low, high = _attained(measured) if quantity.key == "slo_attainment" else _goodput(measured)
-        if quantity.statistic is weighted_total and all(_arrives_by_chance(one.window) for one in measured):
+        if quantity.statistic is weighted_total and known and all(_arrives_by_chance(one.window) for one in measured):
             squares = sum(float((each.values**2).sum()) for each in values if isinstance(each, Repeat))
             half = NORMAL_95 * float(np.sqrt(squares))
             low, high = min(value - half, value if low is None else low), max(value + half, value if high is None else high)

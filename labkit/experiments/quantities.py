@@ -140,6 +140,8 @@ class Quantity:
         if len(parts) < len(found):
             return None, next(part for part in found if isinstance(part, str))
         count = sum(map(len, parts))
+        if not count and self.statistic is weighted_total:
+            return 0.0, ""  # nothing of it fell inside the window
         if not count:
             return None, "no request of the window completed"
         if self.q is not None:

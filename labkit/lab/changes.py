@@ -55,14 +55,19 @@ class Changes:
 
     @contextmanager
     def renewed(self, telemetry: TelemetryAgent | ClusterTelemetry, clients: Mapping[str, int]) -> Iterator[None]:
-        """End the deployment, and let another take its place within; nobody looks for what ends on purpose."""
-        self.under_way = True
-        try:
-            telemetry.watch([], None, clients)
-            self.deployment.close()
-            yield
-        finally:
-            self.under_way = False
+        """End the deployment, and let another take its place within; nobody looks for what ends on purpose.
+
+        A change that is under way is called off, and none begins until then.
+        """
+        self.deployment.refuse()
+        with self._turn:
+            self.under_way = True
+            try:
+                telemetry.watch([], None, clients)
+                self.deployment.close()
+                yield
+            finally:
+                self.under_way = False
 
     def plan(self, topology: Topology | str | None, options: EngineOptions | None, **how: bool) -> Plan:
         """What ``change`` would do."""
@@ -78,18 +83,19 @@ class Changes:
         drain_timeout_s: float | None = None,
     ) -> Resplit:
         """Bring the deployment to a split and options."""
-        there, how = self.own, {"in_place": in_place, "keep_unused": keep_unused}
+        how = {"in_place": in_place, "keep_unused": keep_unused}
         if options is not None:
             check_words(options)
         with self._turn:
+            there = self.own
             with self._marked(there.plan(topology, options, **how), drain_timeout_s) as patience:
                 done = there.change(topology, options, on_switch=lambda _: self.follow(), patience=patience, **how)
             return self._kept(there, done)
 
     def restart(self, worker: str) -> Resplit:
         """Start a worker again."""
-        there = self.own
         with self._turn:
+            there = self.own
             with self._marked(there.plan_restart(worker), None) as patience:
                 done = there.restart(worker, on_switch=lambda _: self.follow(), patience=patience)
             return self._kept(there, done)

@@ -346,7 +346,7 @@ class Lab:
         self._closed = True
         if not self._opening.close():
             return
-        ends = [*self._ends, self._loads.end, *([self._watch.stop] if self._watch is not None else []), self.changes.close]
+        ends = [*self._ends, self.changes.close, *([self._watch.stop] if self._watch is not None else []), self._loads.end]
         close_all(ends)
         finish(self.run, self.slo, error, self.progress)
 

@@ -37,8 +37,8 @@ def endless(workload: Workload) -> Workload:
     A ramp takes as long as it did, and its last rate holds from then on.
     """
     arrivals, ramp = workload.arrivals, workload.profile
-    if isinstance(ramp, Ramp) and ramp.over_s is None:
-        arrivals = str(replace(ramp, over_s=workload.duration_s))
+    if isinstance(ramp, Ramp) and ramp.over_s is None and workload.duration_s is not None:
+        arrivals = str(replace(ramp, over_s=round(workload.duration_s, 9)))
     return replace(workload, arrivals=arrivals, duration_s=ENDLESS_S, requests=None, sample=False, warmup_s=0.0, warmup="given")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from labkit.serve.patience import CalledOff, Patience
+from labkit.serve.patience import CalledOff, Closed, Patience
 
 #: Longest wait for a launch to come to its end, once it is called off.
 _LATE_S: Final = 30.0
@@ -42,6 +42,8 @@ class Opening:
                 self.up = True
             except BaseException as error:
                 fail(error)
+                if self._closing and isinstance(error, CalledOff):
+                    raise self._closed from error
                 raise
             finally:
                 self._patience = Patience()  # the one that was lent may be lent again
@@ -59,4 +61,8 @@ class Opening:
 
     def _must_go_on(self) -> None:
         if self._closing:
-            raise CalledOff("the lab was closed while it was launched", remedy="launch it again")
+            raise self._closed
+
+    @property
+    def _closed(self) -> Closed:
+        return Closed("the lab was closed while it was launched", remedy="launch it again")

@@ -28,17 +28,19 @@ def watch_for(workload: Workload) -> BacklogWatch | None:
     if not workload.is_open_loop:
         return None
     schedule = Schedule(workload)
+    turns = 1.0 if workload.turns is None else Lengths.parse(workload.turns).typical or 1.0
     if workload.rate is not None:
         requests = schedule.count("measure")
-        turns = 1.0 if workload.turns is None else Lengths.parse(workload.turns).typical or 1.0
         rate = workload.rate * turns
         measured_s = workload.duration_s if workload.duration_s is not None else (requests or 0) / rate
         total = rate * workload.warmup_s + (rate * measured_s if requests is None else min(requests, rate * measured_s))
         return BacklogWatch(total, workload.warmup_s + measured_s)
     profile, until_s = workload.profile, workload.duration_s
     if profile is not None and until_s is not None:  # of a load without an end, millions
-        total = expected(profile.warmup(), workload.warmup_s) + expected(profile, until_s)
-        return BacklogWatch(total, workload.warmup_s + until_s)
+        total = turns * expected(profile, until_s)
+        if (requests := schedule.count("measure")) is not None:
+            total = min(total, requests)
+        return BacklogWatch(total + turns * expected(profile.warmup(), workload.warmup_s), workload.warmup_s + until_s)
     before, measured = (np.fromiter(schedule.arrivals(phase), np.float64) for phase in _PHASES)
     measured_s = workload.duration_s if workload.duration_s is not None else float(measured.max(initial=0.0))
     return BacklogWatch(len(before) + len(measured), workload.warmup_s + measured_s)

@@ -123,6 +123,7 @@ class Deployment:
         except BaseException:
             if lease is not None:
                 lease.close()
+            self._patience = Patience()  # the one that was lent may be lent again
             self.close()
             raise
 

@@ -17,9 +17,13 @@ class CalledOff(ResplitError):
     """The person called the change off while it waited: what serves then serves on."""
 
 
-def closed_meanwhile() -> CalledOff:
+class Closed(CalledOff):
+    """What was to change or to come up was closed meanwhile: nothing is to serve in its place."""
+
+
+def closed_meanwhile() -> Closed:
     """What ends a change whose deployment is closed under it."""
-    return CalledOff("the deployment was closed while it changed", remedy="launch a new one")
+    return Closed("the deployment was closed while it changed", remedy="launch a new one")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Who else computes on a GPU: NVML's list of processes against the process trees of the lab and its workers.
 
 Inside a container the driver names processes of the container only, or (older drivers) by numbers that mean nothing there. So a
-process is foreign when it is alive on this node outside the lab's own trees, or when it was on the GPU before any worker was
-launched; of one that is neither, nothing can be said, and a reason says so.
+process that is no worker's is foreign when it was on the GPU before any worker was launched, the notebook's own kernel too, or
+when it is alive on this node and the lab did not start it (a worker that starts is not known as one yet); of one that is neither,
+nothing can be said, and a reason says so.
 """
 
 from __future__ import annotations
@@ -43,18 +44,19 @@ class ForeignProcesses:
         self._gpus, self._clock, self._proc = gpus, clock, proc
         self._before = {gpu.index: frozenset(_listed(gpu) or ()) for gpu in gpus}
 
-    def read(self, own: Collection[int]) -> list[Occupancy]:
-        """Every GPU now; ``own`` are the process ids of all workers, and of the lab, which starts others."""
-        return [self._of(gpu, own) for gpu in self._gpus]
+    def read(self, own: Collection[int], lab: Collection[int] = ()) -> list[Occupancy]:
+        """Every GPU now; ``own`` are the process ids of all workers, ``lab`` those of the lab and of all that it started."""
+        return [self._of(gpu, own, lab) for gpu in self._gpus]
 
-    def _of(self, gpu: Gpu, own: Collection[int]) -> Occupancy:
+    def _of(self, gpu: Gpu, own: Collection[int], lab: Collection[int]) -> Occupancy:
         now_ns, source = self._clock(), f"gpu{gpu.index}"
         try:
             listed = {process.pid: process.usedGpuMemory for process in _ask(gpu)}
         except pynvml.NVMLError as error:
             return Occupancy(now_ns, source, {}, {FOREIGN: reason_of(error)})
-        others = [pid for pid in listed if pid not in own]
-        foreign = [pid for pid in others if pid in self._before[gpu.index] or (self._proc / str(pid)).exists()]
+        before = self._before[gpu.index]
+        others = [pid for pid in listed if pid not in own and (pid in before or pid not in lab)]
+        foreign = [pid for pid in others if pid in before or (self._proc / str(pid)).exists()]
         values: dict[str, float] = {FOREIGN: len(foreign)}
         memory = [listed[pid] for pid in foreign]
         if all(held is not None for held in memory):

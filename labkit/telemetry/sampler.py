@@ -199,8 +199,8 @@ class Sampler:
     async def _sample_processes(self, others: ForeignProcesses) -> None:
         if not self._host.members(self._workers):  # before workers are known everybody is a stranger
             return
-        own = self._host.members((*self._workers, LAB))  # a worker that starts is not known as one yet, and is the lab's own
-        for found in await asyncio.get_running_loop().run_in_executor(self._threads[0], others.read, own):
+        own, lab = self._host.members(self._workers), self._host.members((LAB,))
+        for found in await asyncio.get_running_loop().run_in_executor(self._threads[0], others.read, own, lab):
             if found.values:
                 self._sink.samples(found.t_ns, found.source, found.values)
             group = f"{found.source} processes"

@@ -105,7 +105,7 @@ CLAIMS: Final = (
         "one_node",
         "Llama-70B on one node: at least 30 % more throughput per GPU",
         "it needs a Llama 70B on one node of GPUs, an aggregated and a disaggregated side as fast as they can go: a closed loop "
-        "(notebook 01 with concurrency) or a split search (notebook 04)",
+        "(`Workload(concurrency=…)`) or a split search (notebook 04)",
     ),
     Claim(
         "two_nodes",

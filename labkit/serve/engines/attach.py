@@ -7,9 +7,11 @@ of a router or of Dynamo's frontend. A page that does not answer is told, and no
 from __future__ import annotations
 
 import re
+import ssl
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -87,7 +89,7 @@ class Attached:
 
     def _check(self) -> None:
         try:
-            answer = httpx.get(f"{self.url}/v1/models", timeout=_TIMEOUT_S, trust_env=False)
+            answer = httpx.get(f"{self.url}/v1/models", timeout=_TIMEOUT_S, trust_env=False, verify=_trusted())
         except httpx.InvalidURL as error:
             raise SpecError(f"{self.url!r} is no http URL: {error}", remedy="give its address: http://10.0.0.1:8000") from None
         except httpx.HTTPError as error:
@@ -184,13 +186,18 @@ def _look_at(pages: Mapping[str, str]) -> tuple[str, ...]:
     if not pages:
         return ()
     with ThreadPoolExecutor(min(_AT_ONCE, len(pages))) as threads:
-        found = threads.map(_fault, pages.values())
+        found = threads.map(partial(_fault, trusted=_trusted()), pages.values())
         return tuple(f"metrics page of {name} at {pages[name]}: {why}" for name, why in zip(pages, found, strict=True) if why)
 
 
-def _fault(url: str) -> str:
+def _trusted() -> ssl.SSLContext:
+    """The certificates that the load trusts too: the machine's, or those of ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``."""
+    return ssl.create_default_context()
+
+
+def _fault(url: str, trusted: ssl.SSLContext) -> str:
     try:
-        with httpx.stream("GET", url, timeout=_PAGE_TIMEOUT_S, trust_env=False) as answer:
+        with httpx.stream("GET", url, timeout=_PAGE_TIMEOUT_S, trust_env=False, verify=trusted) as answer:
             return "" if answer.status_code == 200 else f"HTTP {answer.status_code}"
     except httpx.TimeoutException:
         return "no answer in time"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
+from ipywidgets.widgets.widget import _instances
 
 from labkit.dashboard.form import clock
-from labkit.dashboard.request_view import drawn
+from labkit.dashboard.request_view import RequestView, drawn
 from labkit.dashboard.waterfall import waterfall
 from labkit.live.request import Prefill, RequestStory, Stage, Stall
 
@@ -28,6 +32,20 @@ def test_a_token_beyond_the_slo_is_marked_and_its_stall_and_the_prefill_that_mad
     assert "1 prefill ran on its worker meanwhile" in made.stretches[2].text
     colors = next(r.data_source.data["color"] for r in waterfall(made).renderers if r.data_source.name == "tokens")
     assert [color == colors[2] for color in colors] == [False, False, True, False]
+
+
+def test_a_story_that_is_read_too_late_is_not_shown(monkeypatch: pytest.MonkeyPatch):
+    before = len(_instances)
+    run: Any = None
+    view = RequestView(run, worst=lambda: (), aside=lambda work: work())
+
+    def read(_run: object, _request: int) -> RequestStory:
+        view.close()
+        return STORY
+
+    monkeypatch.setattr("labkit.dashboard.request_view.read_story", read)
+    view.show(7)
+    assert len(_instances) == before
 
 
 def test_instants_are_written_as_on_the_axes_of_the_charts():

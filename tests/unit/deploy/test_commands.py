@@ -145,6 +145,7 @@ def test_a_path_is_found_wherever_it_stands_in_a_word():
         '{"model": "/home/me/eagle", "tokens": 3}': '{"model": "SET-THE-FOLDER-OF/eagle", "tokens": 3}',
         '{"method":  "ngram"}': '{"method":  "ngram"}',
         "sql=/home/me/lora": "sql=SET-THE-FOLDER-OF/lora",
+        "--lora-modules=sql=/home/me/lora": "--lora-modules=sql=SET-THE-FOLDER-OF/lora",
         "./t.jinja": "SET-THE-FOLDER-OF/t.jinja",
         "file:///home/me/cache": "SET-THE-FOLDER-OF/cache",
         "org/name": "org/name",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from labkit.lab.launch import Launch
 from labkit.live.window import LiveWindow
 from labkit.measure.metrics import summarise
 from labkit.serve.engines.base import EngineOptions
-from labkit.serve.patience import CalledOff
+from labkit.serve.patience import CalledOff, Closed, Patience
 from labkit.spec import Workload
 from labkit.store import open_run
 from tests.support.fake_engine import FakeEngine
@@ -176,6 +177,31 @@ def test_the_model_before_comes_back_where_a_launch_fails_all_the_same(explorati
         assert any("w0 ended with 1; demo is launched again" in line.text for line in exploration.said)
     finally:
         exploration.lab.close()
+
+
+@pytest.mark.parametrize("how", ["the exploration", "the lab"])
+def test_what_is_closed_while_it_is_launched_brings_nothing_back(exploration: Exploration, monkeypatch, how: str):
+    begun, ended, launched = threading.Event(), threading.Event(), list[Launch]()
+
+    def begin(launch: Launch, _before: Lab, _workload: object, _tell: object, patience: Patience) -> Lab:
+        launched.append(launch)
+        begun.set()
+        if how == "the lab":
+            assert ended.wait(30)
+            raise Closed("the lab was closed while it was launched", remedy="launch it again")
+        assert patience.call_off.wait(30)
+        raise CalledOff("the change was called off while w0 started", remedy="what served before serves on")
+
+    exploration.start().result(60)
+    monkeypatch.setattr(Launch, "begin", begin)
+    coming = exploration.relaunch("demo", "1P1D")
+    assert begun.wait(30)
+    if how == "the exploration":
+        exploration.close()
+    ended.set()
+    with pytest.raises(CalledOff):
+        coming.result(30)
+    assert len(launched) == 1
 
 
 def test_a_tour_pins_each_step_and_refuses_one_that_cannot_be_meant(exploration: Exploration):

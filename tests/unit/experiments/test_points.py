@@ -56,6 +56,15 @@ def test_closed_loop_goodput_is_that_of_the_summary_and_no_more_than_ends_inside
     assert found["slo_attainment"].value == 1.0
 
 
+def test_a_closed_loop_of_which_nothing_ended_inside_had_no_goodput():
+    bounds = window(stop_ns=SECOND, workload=Workload(concurrency=8, duration_s=1.0, isl=8, osl=5))
+    made = digest(records([steady(n, first_ms=2000) for n in range(8)], windows=[bounds]))
+    found = estimates([(made, bounds)], Slo(ttft_s=3.0), resamples=50)
+    assert found["goodput_hz"].value == summarise(made, bounds, slo=Slo(ttft_s=3.0))["goodput_request_s"] == 0
+    assert (found["goodput_hz"].low, found["goodput_hz"].high) == (None, None)
+    assert found["slo_attainment"].value == 1.0
+
+
 def test_good_requests_that_all_agree_keep_an_interval(run):
     every = estimates([(run.digest(), run.windows[1])], Slo(tpot_s=100.0))
     share, goodput = every["slo_attainment"], every["goodput_hz"]

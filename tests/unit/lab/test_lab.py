@@ -198,6 +198,17 @@ def test_a_worker_that_dies_under_load_is_a_fault_in_the_run(open_lab: OpenLab, 
     assert run.status == "finished"
 
 
+def test_a_worker_that_died_is_told_by_a_lab_that_is_closed_under_load(open_lab: OpenLab, said: list[str]):
+    with open_lab() as lab:
+        load = lab.load(ENDLESS)
+        until(lambda: load.progress and load.progress.done > 5, "load")
+        os.kill(lab.deployment.workers[1].tree.pid, signal.SIGKILL)
+        until(lambda: load.progress and load.progress.failed > 3, "failures")
+    assert any("w1 died while serving: it was killed by SIGKILL" in line for line in said)
+    events = open_run(lab.run.path).records().events.to_pylist()
+    assert any(event["kind"] == "fault" and event["text"].startswith("w1 died while serving") for event in events)
+
+
 @pytest.mark.usefixtures("blind")
 def test_a_worker_that_a_resplit_brings_back_had_died_in_the_run(open_lab: OpenLab):
     """Found by the fault campaign: the load had ended before anybody looked, and all was well again."""

@@ -35,6 +35,24 @@ def test_it_knows_how_many_will_come_and_until_when(workload: Workload, total: f
     assert watch._end_s == pytest.approx(end_s)
 
 
+def test_a_changing_rate_ends_with_its_trace_and_sends_every_turn(tmp_path: Path):
+    path = tmp_path / "trace.jsonl"
+    path.write_text('{"timestamp": 0, "input_length": 9, "output_length": 2}\n' * 100)
+    step = "step:0=4,60=8"
+    for workload, total in (
+        (Workload(trace=path, arrivals=step, duration_s=600), 100),
+        (Workload(arrivals=step, duration_s=160), 240 + 800),
+        (Workload(arrivals=step, duration_s=160, turns=3), 3 * (240 + 800)),
+    ):
+        watch = watch_for(workload)
+        assert watch is not None
+        assert watch._total == pytest.approx(total)
+
+
+def test_a_ramp_takes_as_long_as_its_load_did_to_the_nanosecond():
+    assert endless(Workload(arrivals="ramp:1-8", duration_s=100 / 3)).arrivals == "ramp:1-8/33.333333333"
+
+
 def test_a_load_without_an_end_is_not_counted_one_by_one(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Schedule, "arrivals", None)
     workload = endless(Workload(arrivals="ramp:1-9", duration_s=200))

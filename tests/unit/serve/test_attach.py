@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from labkit.errors import LaunchError, SpecError
 from labkit.serve.engines.attach import Attached
 from labkit.spec import Topology
+from tests.support.certificate import make_certificate, server_context
 
 Serve = Callable[..., str]
 
@@ -20,7 +23,7 @@ def serve() -> Iterator[Serve]:
     """Starts a server whose /v1/models answers as told; gives its URL."""
     servers: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
 
-    def begin(body: bytes, status: int = 200) -> str:
+    def begin(body: bytes, status: int = 200, tls: ssl.SSLContext | None = None) -> str:
         class Models(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 known = self.path == "/v1/models"
@@ -31,10 +34,12 @@ def serve() -> Iterator[Serve]:
             def log_message(self, *_: object) -> None: ...
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Models)
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         servers.append((server, thread))
-        return f"http://127.0.0.1:{server.server_port}"
+        return f"http{'s' * (tls is not None)}://127.0.0.1:{server.server_port}"
 
     yield begin
     for server, thread in servers:
@@ -45,6 +50,15 @@ def serve() -> Iterator[Serve]:
 
 def attach(url: str, model: str = "m", topology: str | None = None, accelerators: float = 0.0, noun: str = "GPU") -> Attached:
     return Attached(url, model, {"w0": "http://127.0.0.1:9/metrics"}, topology, accelerators, noun)
+
+
+def test_certificates_are_trusted_as_by_the_load(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = make_certificate(tmp_path)
+    url = serve(b'{"data": [{"id": "m"}]}', tls=server_context(folder))
+    with pytest.raises(LaunchError, match="CERTIFICATE_VERIFY_FAILED"):
+        attach(url)
+    monkeypatch.setenv("SSL_CERT_FILE", str(folder / "cert.pem"))
+    assert attach(url).url == url
 
 
 @pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/"])

@@ -10,6 +10,7 @@ import pytest
 
 from labkit.errors import LaunchError
 from labkit.serve import deployment as module
+from labkit.serve.changer import Changer
 from labkit.serve.deployment import CalledOff, Deployment, Patience
 from tests.support.fake_engine import FakeEngine
 from tests.support.waiting import marked, until
@@ -89,6 +90,17 @@ def test_a_patience_that_was_lent_is_not_called_off_by_a_later_end(deploy: Deplo
     patience = Patience()
     with deploy("2A", patience=patience) as deployment:
         deployment.change("1P1D", patience=patience)
+    assert not patience.call_off.is_set()
+
+
+def test_a_patience_that_was_lent_may_be_lent_again_where_the_launch_failed(deploy: Deploy, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise LaunchError("w0 ended with 1", remedy="read its log")
+
+    patience = Patience()
+    monkeypatch.setattr(Changer, "launch", fail)
+    with pytest.raises(LaunchError, match="w0 ended"):
+        deploy("2A", patience=patience)
     assert not patience.call_off.is_set()
 
 

@@ -47,6 +47,17 @@ def test_who_was_there_before_the_workers_is_foreign_even_where_its_number_means
     assert found.values == {"foreign_processes": 1}
 
 
+def test_what_the_lab_has_started_is_its_own_unless_it_was_there_before(look, fake_nvml: Configure, tmp_path: Path) -> None:
+    (tmp_path / str(OURS)).mkdir()
+    (found,) = look().read(set(), {OURS})
+    assert found.values["foreign_processes"] == 2, "a model in the notebook's own kernel"
+    fake_nvml("pid 0 0\npid 1 0\n")
+    others = look()
+    fake_nvml("")
+    (found,) = others.read(set(), {OURS})
+    assert found.values["foreign_processes"] == 0, "a worker that starts"
+
+
 def test_of_a_process_that_is_not_seen_here_nothing_is_said(look, fake_nvml: Configure) -> None:
     fake_nvml("pid 0 0\npid 1 0\n")
     others = look()

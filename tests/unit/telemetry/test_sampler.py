@@ -192,9 +192,10 @@ def test_a_process_beside_the_workers_is_counted_on_its_gpu(fake_nvml: Configure
 
 def test_a_worker_that_starts_beside_the_others_is_no_stranger(fake_nvml: Configure) -> None:
     """It loads its weights for a minute before it is told of: what the lab has started is the lab's own."""
-    fake_nvml(f"pid 0 {os.getpid()}\n")
 
     async def test(sampler: Sampler, sink: Sink) -> None:
+        await sink.until(lambda: len(sink.of("gpu0")) > 1)
+        fake_nvml(f"pid 0 {os.getpid()}\n")
         worker = await asyncio.create_subprocess_exec("sleep", "600")
         sampler.watch([WatchedWorker("w0", worker.pid)])
         try:
