@@ -45,7 +45,7 @@ class PinsView:
     ) -> None:
         self._accelerator, self._slo, self._on_ghosts = accelerator, slo, on_ghosts
         self._pins: tuple[Pin, ...] = ()
-        self._shown: tuple[tuple[Pin, ...], Slo | None] = ((), None)
+        self._told: Slo | None = None  # the SLO that the table is held against
         self._figures: list[LiveFigure] = []
         self._charts = W.HBox(layout=W.Layout(width="100%"))
         self._table = W.HTML(layout=W.Layout(width="100%", overflow="auto"))
@@ -64,9 +64,10 @@ class PinsView:
 
     def show(self, pins: Sequence[Pin]) -> None:
         """Show these pins; nothing is done where they are those that are shown, under the same SLO."""
-        if (tuple(pins), self._slo()) == self._shown:
+        slo = self._slo()
+        if (tuple(pins), slo) == (self._pins, self._told):
             return
-        self._pins, self._shown = tuple(pins), (tuple(pins), self._slo())
+        self._pins, self._told = tuple(pins), slo
         if pins:
             second: Against = "ttft_p99_s" if any(pin.value("ttft_p99_s") for pin in pins) else "ttft_p50_s"
             charts = [pareto(pins, against=against, accelerator=self._accelerator) for against in ("tok_s_per_user", second)]
@@ -76,7 +77,7 @@ class PinsView:
             else:
                 self._figures = [LiveFigure([chart]) for chart in charts]
                 self._charts.children = tuple(self._figures)
-            self._table.value = pins_table(pins, self._accelerator, self._slo())
+            self._table.value = pins_table(pins, self._accelerator, slo)
             labels = [pin.label for pin in pins]
             chosen = self._pick.value
             self._pick.options = labels

@@ -283,8 +283,8 @@ class Afternoon:
     def steps(self) -> Iterator[tuple[float, str]]:
         """When and what: ``split``, ``pin``, ``kill``, ``restart``; in order, the last of them well before the end."""
         every = {"split": RESPLIT_S, "pin": PIN_S, "kill": KILL_S}
-        times = [
-            (n * gap_s / self.compress, kind)
+        times = [  # a kill lies between two re-splits: one of the same instant ends the worker that is to be started again
+            ((n * gap_s - RESPLIT_S / 3 * (kind == "kill")) / self.compress, kind)
             for kind, gap_s in every.items()
             for n in range(1, 1 + int(self.seconds * self.compress / gap_s))
         ]

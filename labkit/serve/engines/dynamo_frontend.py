@@ -20,7 +20,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 from labkit.serve.engines import dynamo_front_entry
 from labkit.serve.engines.base import Command, Plan, RouterSpec
@@ -90,8 +89,8 @@ class FrontendRegistry:
     handshakes = True
 
     def ready_path(self, model: str) -> str:
-        """Counts by role. A hub id is one part of the path."""
-        return f"/v1/models/{quote(model, safe='')}/ready"
+        """Counts by role."""
+        return f"/v1/models/{model}/ready"
 
     def registered(self, answer: Any) -> Mapping[Role, int]:
         """Over all namespaces; a 404 and a 503 are answers too."""

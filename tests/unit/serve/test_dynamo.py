@@ -165,11 +165,6 @@ def test_the_frontends_counts_are_read_over_all_sets(answer: str, counts: tuple[
     assert (found[Role.AGGREGATED], found[Role.PREFILL], found[Role.DECODE]) == counts
 
 
-def test_a_hub_id_is_one_part_of_the_path():
-    assert FrontendRegistry().ready_path("demo") == "/v1/models/demo/ready"
-    assert FrontendRegistry().ready_path("openai/gpt-oss-120b") == "/v1/models/openai%2Fgpt-oss-120b/ready"
-
-
 def test_a_worker_is_aimed_at_by_the_name_on_its_metrics_page():
     registry = FrontendRegistry()
     page = 'vllm:generation_tokens_total{dynamo_component="backend",engine="0",model="demo",worker_id="8406bc521e9a6c9"} 24.0\n'
