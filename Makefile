@@ -37,7 +37,7 @@ format: setup ## let ruff mend what it can
 	@.venv/bin/ruff format .
 
 bench: setup ## every benchmark of tests/bench/, tables to results/bench/: make bench ARGS="--install" adds the peers
-	@for file in $$(grep -l '^def main' tests/bench/*.py | grep -v mock_server); do .venv/bin/python $$file $(ARGS); done
+	@for file in $$(grep -l '^def main' tests/bench/*.py | grep -v mock_server); do .venv/bin/python -m tests.bench.$$(basename $$file .py) $(ARGS); done
 
 faults: setup ## hurt running experiments and judge what is left; docs/reliability.md: make faults SEED=3 COUNT=220
 	@.venv/bin/python -m tests.faults --seed $(SEED) --count $(COUNT) $(ARGS)

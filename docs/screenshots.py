@@ -131,6 +131,10 @@ def shots(page: Any, out: Path) -> list[Path]:
     made = [picture(page, below, out / "explore-request.png")]
     page.get_by_role("tab", name="Pins").click()
     made.append(picture(page, below, out / "explore-pareto.png"))
+    page.get_by_role("tab", name="Distributions").click()
+    below.locator(".lk-line", has_text="first tokens").wait_for()
+    made.append(picture(page, below, out / "explore-distributions.png"))
+    page.get_by_role("tab", name="Pins").click()
     whole = page.locator(".lk-explorer")
     made.append(picture(page, whole, out / "explore-light.png"))
     theme(page, "JupyterLab Dark")

@@ -90,4 +90,6 @@ show_saturation(lab.run, study.saturation, study.roofline, study.tried)
 # ## Set it elsewhere
 #
 # In a lab with prefill workers, such as `Lab(model, "1P3D")`, `set_prefill_limits(lab, study.saturation)` (from
-# `labkit.experiments`) restarts those alone with the knee as their limits; decode workers keep theirs.
+# `labkit.experiments`) restarts those alone with the knee as their limits, on tokens and on requests; decode workers keep theirs.
+# The worker above is an aggregated one. Its TTFT was measured with the knee as a limit on tokens, and with no tighter one on
+# requests than the engine asks for, as that would also cap how many it decodes. The answer names both pairs of flags.

@@ -30,7 +30,7 @@
 # %% tags=["parameters"]
 model = "llama-3.1-70b-fp8"  # a bundled shape, a folder with config.json, or a hub id
 system = "h100_sxm"  # the GPU; a wrong name lists those there are timings of
-engine = "vllm"  # whose kernels were timed
+engine = "vllm"  # whose kernels were timed: vllm, trtllm or sglang; Dynamo's workers are vLLM's
 gpus = 16  # up to 1,000
 isl = 3000  # input tokens
 osl = 150  # output tokens

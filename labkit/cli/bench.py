@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from labkit.load.probe import Probe
     from labkit.load.progress import LoadResult
     from labkit.load.target import Target
+    from labkit.measure.mark import Mark
     from labkit.measure.records import Records, Window
     from labkit.spec import Workload
 
@@ -128,26 +129,26 @@ def run(args: argparse.Namespace) -> int:
     timeout_s = min(workload.timeout_s, 60.0)
     found = asyncio.run(probe(target, api=workload.api, timeout_s=timeout_s, token_ids=workload.needs_token_ids))
     found = found.with_transport(check_transport(replace(target, dialect=found.dialect), workload.api, timeout_s=timeout_s))
-    for note in found.notes:
-        notes.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
+    told = list(found.notes)
     if workload.longest is None or workload.turns is not None:
         workload = fitted(workload, served_length(target))
         if workload.longest is None:
-            notes.print(
-                "[yellow]note[/]: the server does not say how long its model is: nothing is clipped (--max-model-len)",
-                soft_wrap=True,
-            )
-    for note in Schedule(workload).notes():
+            told.append("the server does not say how long its model is: nothing is clipped (--max-model-len)")
+    told += Schedule(workload).notes()
+    for note in told:
         notes.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="labkit-bench-") as folder:
         result, stopped = _drive(Path(folder), target, found, workload, args, notes)
         records, window = _read(Path(folder), workload, result, stopped)
-    data = _exported(args, records, window)
-    _report(records, window, result, data)
+    marks = _marks(records, window, result)
+    unsent = f"{result.unsent} {UNSENT}" if result.unsent else ""
+    told += [note for note in (window.cut, unsent, stopped, *(mark.text for mark in marks)) if note]
+    data = _exported(args, records, window, told)
+    _report(records, window, result, data, marks)
     if args.json is not None:
         _save(args.json, data)
-    if result.unsent:
-        notes.print(f"[yellow]note[/]: {result.unsent} {UNSENT}", soft_wrap=True)
+    if unsent:
+        notes.print(f"[yellow]note[/]: {unsent}", soft_wrap=True)
     if stopped == _INTERRUPTED:
         notes.print("[yellow]interrupted[/]: the figures are of what was recorded until then")
         return 130
@@ -299,7 +300,7 @@ def _read(folder: Path, workload: Workload, result: LoadResult, stopped: str) ->
     return records, cut_warmup(records, window) if workload.warmup == "auto" else window
 
 
-def _report(records: Records, window: Window, result: LoadResult, data: dict[str, Any]) -> None:
+def _report(records: Records, window: Window, result: LoadResult, data: dict[str, Any], marks: list[Mark]) -> None:
     """The table on stdout: measured requests, latencies defined as everywhere in the lab, rates as in the exported file."""
     import numpy as np
     from rich.markup import escape
@@ -309,7 +310,6 @@ def _report(records: Records, window: Window, result: LoadResult, data: dict[str
     from labkit.measure.metrics import of_measurement
     from labkit.measure.statistics import percentile
     from labkit.measure.timing import chunk_gaps, ints, itl_s, request_metrics
-    from labkit.measure.validity import marks
     from labkit.spec.workload import talk_text
 
     mine = of_measurement(records, window)
@@ -354,16 +354,26 @@ def _report(records: Records, window: Window, result: LoadResult, data: dict[str
     failures = records.requests.filter(requests.failed)["reason"].drop_null().to_pylist() if measured else []
     for reason in list(dict.fromkeys(failures))[:3]:
         out.print(f"[red]failed[/]: {escape(reason)}", soft_wrap=True)
-    for mark in marks(records, window):
+    for mark in marks:  # what the table does not tell by itself
         if mark.severity == "warning" and mark.kind != "failures":
             out.print(f"[yellow]![/] {escape(mark.text)}", soft_wrap=True)
 
 
-def _exported(args: argparse.Namespace, records: Records, window: Window) -> dict[str, Any]:
+def _marks(records: Records, window: Window, result: LoadResult) -> list[Mark]:
+    """Every mark of the window; the client's CPU is that of its busiest shard."""
+    from labkit.measure.machine import busy_client
+    from labkit.measure.validity import marks
+
+    busy = busy_client("of the busiest shard", result.cpu_s * 1e9 / max(result.end_ns - result.start_ns, 1))
+    return [*marks(records, window), *([busy] if busy is not None else [])]
+
+
+def _exported(args: argparse.Namespace, records: Records, window: Window, told: list[str]) -> dict[str, Any]:
     from labkit.store.vllm_bench import to_vllm_bench
 
     tokenizer = str(args.tokenizer) if args.tokenizer else None
-    return to_vllm_bench(records, window, model=args.model, date=datetime.now().strftime("%Y%m%d-%H%M%S"), tokenizer=tokenizer)
+    date = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return to_vllm_bench(records, window, model=args.model, date=date, tokenizer=tokenizer, notes=told)
 
 
 def _save(path: Path, data: dict[str, Any]) -> None:

@@ -98,6 +98,7 @@ def _draw(run: Run, records: Digest, folder: Path, formats: list[str]) -> list[P
 def _save(run: Run, records: Digest, folder: Path) -> list[Path]:
     from labkit.errors import StoreError
     from labkit.measure.records import UNRECORDED
+    from labkit.measure.validity import marks_of
     from labkit.store.vllm_bench import save_vllm_bench
 
     model = run.manifest.get("model") or {}
@@ -109,9 +110,10 @@ def _save(run: Run, records: Digest, folder: Path) -> list[Path]:
         window = replace(known, workload={**_UNKNOWN_WORK, **recorded})
         side = re.sub(r"[^\w.+@-]", "_", window.side)
         path = folder / f"vllm-bench-{window.measurement}-{side}-{window.repeat + 1}.json"
+        notes = [*filter(None, [window.cut]), *(mark.text for mark in marks_of(records, known, run.manifest))]
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            save_vllm_bench(records, window, path, model=name, date=_date(run), tokenizer=source.get("tokenizer"))
+            save_vllm_bench(records, window, path, model=name, date=_date(run), tokenizer=source.get("tokenizer"), notes=notes)
         except OSError as error:
             raise StoreError(
                 f"cannot write {path}: {error.strerror or error}", remedy="free space there, or choose another folder"

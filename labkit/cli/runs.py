@@ -87,7 +87,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from labkit.cli.view import as_json, comparison_of, digested, interference_of, windows_of
+    from labkit.cli.view import as_json, comparison_of, digested, faults_of, interference_of, windows_of
     from labkit.experiments import verdict
     from labkit.experiments.conclude import said_by
     from labkit.store.run import open_run
@@ -106,6 +106,8 @@ def _show(args: argparse.Namespace) -> int:
         _print_windows(out, windows_of(run, records, partial), () if said is None else said.marks)
     elif not own:
         out.print(f"\nno measurement yet: {records.requests.num_rows} requests, {records.samples.num_rows} samples recorded")
+    if faults := faults_of(run, records):
+        out.print("\n" + "\n".join(map(str, faults)), markup=False, soft_wrap=True)
     if said is not None:
         out.print(f"\n{said}", markup=False)
     elif own:

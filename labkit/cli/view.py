@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,10 +110,49 @@ def as_json(run: Run) -> dict[str, Any]:
         "manifest": run.manifest,
         "windows": [_plain(row) for row in windows_of(run, records, partial)],
         "rows": run.count_rows(),
+        "faults": [asdict(fault) for fault in faults_of(run, records)],
         "verdict": asdict(verdict(comparison)) if comparison is not None else None,
         "no_verdict": why or None,
         "files": files_of(run),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that went wrong while a run was recorded.
+
+    Attributes:
+        t_s: seconds after the lab began; ``None`` where the run does not say when that was.
+        text: what it was, its first line.
+        remedy: what to do about it; empty where that is not recorded.
+    """
+
+    t_s: float | None
+    text: str
+    remedy: str
+
+    def __str__(self) -> str:
+        at = "" if self.t_s is None else f" at {self.t_s:.1f} s"
+        return f"fault{at}: {self.text}" + (f"\n  → {self.remedy}" if self.remedy else "")
+
+
+def faults_of(run: Run, records: Digest) -> list[Fault]:
+    """What went wrong, in the order of time."""
+    clock = run.manifest.get("clock")
+    origin_ns = clock.get("monotonic_ns") if isinstance(clock, Mapping) else None
+    found = []
+    for row in records.events.filter(pc.equal(records.events["kind"], "fault")).sort_by("t_ns").to_pylist():
+        t_s = (row["t_ns"] - origin_ns) / 1e9 if isinstance(origin_ns, int) else None
+        found.append(Fault(t_s, row["text"].partition("\n")[0], _remedy(row["data"])))
+    return found
+
+
+def _remedy(data: str | None) -> str:
+    try:
+        said = json.loads(data or "{}")
+    except ValueError:
+        return ""
+    return str(said.get("remedy", "")) if isinstance(said, dict) else ""
 
 
 def files_of(run: Run) -> dict[str, int]:

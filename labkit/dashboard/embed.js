@@ -132,7 +132,7 @@ async function embed(Bokeh, json, places) {
   return [doc, views]
 }
 
-/** Models that hold their own data. A source tagged "tap" tells which of its rows was clicked. */
+/** Models that hold their own data, some of which may be filled anew. A source tagged "tap" tells which of its rows was clicked. */
 class Plain {
   constructor(el, Bokeh, emit) {
     Object.assign(this, { el, Bokeh, emit })
@@ -157,6 +157,13 @@ class Plain {
       })
     }
   }
+  /** New columns for data sources and new ends for ranges, each by its name. */
+  fill({ sources = {}, ranges = {} }) {
+    for (const [name, data] of Object.entries(sources)) this.doc.get_model_by_name(name).data = data
+    for (const [name, [start, end]] of Object.entries(ranges)) this.doc.get_model_by_name(name).setv({ start, end })
+  }
+  append(message) { this.fill(message) }
+  last() { return 0 }
   view() { return null }
   remove() {
     this.stopThemes?.()

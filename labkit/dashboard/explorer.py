@@ -6,7 +6,7 @@ again, or looked at from another browser, which follows, and shows what there is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -24,6 +24,8 @@ from labkit.dashboard.slo_form import SloForm
 from labkit.dashboard.soon import Soon
 from labkit.dashboard.split_form import SplitForm
 from labkit.dashboard.tabs import Page, Tabs
+from labkit.dashboard.tails import Now
+from labkit.dashboard.tails_view import TailsView
 from labkit.dashboard.wait_view import WaitView
 from labkit.errors import LabError
 from labkit.experiments.autopilot import autopilot
@@ -31,6 +33,7 @@ from labkit.experiments.exploration import Exploration
 from labkit.harmless import escaped
 from labkit.live.request import worst_of
 from labkit.live.sample import Dot, RouterFault, Sample
+from labkit.live.window import Slow
 from labkit.serve.engines.attach import Attached
 from labkit.serve.engines.base import EngineOptions
 
@@ -39,6 +42,7 @@ _LINES: Final = 40
 _ENDED: Final = "This view has ended. Run the cell again: the charts and controls come back here."
 _AWAITED: Final = "the autopilot, the pin, workers that start, the drain"
 _ONE_REQUEST: Final = "One request"
+_DISTRIBUTIONS: Final = "Distributions"
 _TONES: Final[dict[str, Tone]] = {"doing": "busy", "done": "good", "failed": "bad"}
 
 
@@ -100,14 +104,14 @@ class Explorer:
             on_rerun=self.exploration.rerun,
             on_ghosts=self.charts.show_pins,
         )
-        self.request = RequestView(
-            lab.run, worst=lambda: worst_of(self.watch.window), aside=self.exploration.aside, limit_s=lab.slo.tpot_s
-        )
+        self.request = RequestView(lab.run, worst=self._worst, aside=self.exploration.aside, limit_s=lab.slo.tpot_s)
+        self.tails = TailsView(self._spread, slo=lab.slo)
         self.charts.on_dot(self._look_into)
         self._log = W.HTML(layout=W.Layout(max_height="320px", overflow="auto"))
         self._below = Tabs(
             [
                 Page("Pins", "What was pinned, on Pareto charts and in a table", self.pins.widget),
+                Page(_DISTRIBUTIONS, "How TTFT and ITL are spread now, in front of every pin", self.tails.widget),
                 Page(_ONE_REQUEST, "Where the time of a single request went", self.request.widget),
                 Page("Log", "What was asked for, what was done, and what failed", self._log),
             ]
@@ -131,6 +135,7 @@ class Explorer:
         self.watch.stop()
         self.charts.close()
         self.pins.close()
+        self.tails.close()
         self.request.close()
         if self.load is not None:
             self.load.close()
@@ -277,6 +282,14 @@ class Explorer:
         assert self.split is not None
         self.exploration.relaunch(model, self.split.topology, engine=engine)
 
+    def _worst(self) -> Sequence[Slow]:
+        watch = self._lab.watching
+        return () if watch is None else worst_of(watch.window)
+
+    def _spread(self) -> Now:
+        watch = self._lab.watching
+        return Now(str(self._lab.deployment.topology), {} if watch is None else watch.window.tails(self.exploration.since_ns))
+
     def _look_into(self, dot: Dot, _kind: str) -> None:
         self._below.choose(_ONE_REQUEST)
         self.exploration.aside(lambda: self.request.show(dot.request))
@@ -286,6 +299,9 @@ class Explorer:
     def _tick(self, sample: Sample) -> None:
         if not self.charts.push(sample):
             return
+        seen = self.charts.figure.seen
+        self.request.follow(sample.t_s, seen=seen)
+        self.tails.follow(sample.t_s, seen=seen and self._below.chosen == _DISTRIBUTIONS)
         dead = tuple((worker.name, worker.cause) for worker in sample.workers if not worker.alive)
         if dead != self._dead:
             for name, _ in set(dead) - set(self._dead):
@@ -324,6 +340,7 @@ class Explorer:
         self.wait.show(exploration.waiting)
         self.health.show(self._dead, self._router, busy=busy)
         self.pins.show(exploration.pins)
+        self.tails.show(exploration.pins)
         there = exploration.lab.deployment
         if self.split is not None and not isinstance(there, Attached):
             if not busy and exploration.applied != self._seen_applied:

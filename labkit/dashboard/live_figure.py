@@ -73,6 +73,11 @@ class LiveFigure(anywidget.AnyWidget):
         """Whether it is gone: whoever feeds it should stop."""
         return self._closed
 
+    @property
+    def seen(self) -> bool:
+        """Whether a browser looks, as far as is known."""
+        return self._unheard is not None and self._unheard < _UNHEARD_MOST
+
     def on_tap(self, callback: Callable[[dict[str, Any]], None]) -> None:
         """Call back with what was clicked: the row of a data source tagged ``tap``, or a dot's ``kind`` and ``request``.
 
@@ -91,7 +96,7 @@ class LiveFigure(anywidget.AnyWidget):
     def tell(self, content: dict[str, Any], buffers: list[bytes] | None = None) -> bool:
         """Send one message to every browser that looks; False where none does, or after ``close``."""
         with self._lock:
-            if self._closed or self._unheard is None or self._unheard >= _UNHEARD_MOST:
+            if self._closed or self._unheard is None or not self.seen:
                 return False
             self._unheard += 1
             self.send(content, buffers)

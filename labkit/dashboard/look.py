@@ -41,3 +41,12 @@ def dress_axis(axis: Any) -> None:
     axis.axis_label_text_font_style = "normal"
     axis.major_label_standoff = 4
     axis.axis_label_standoff = 6
+
+
+def dress_legend(legend: Any) -> None:
+    """In a row without a frame; a click on a name hides what it stands for."""
+    legend.orientation, legend.location = "horizontal", "top_left"
+    legend.background_fill_color = legend.border_line_color = None
+    legend.label_text_font, legend.label_text_font_size, legend.label_text_color = FONT, "11px", SOFT
+    legend.padding, legend.margin, legend.spacing, legend.glyph_width = 0, 2, 14, 14
+    legend.click_policy = "hide"

@@ -15,7 +15,8 @@ from labkit.dashboard.charts import EVENT_COLORS, board, ghosts
 from labkit.dashboard.live_figure import BOARD, STYLE, document_json
 from labkit.dashboard.panels import panels, plots
 from labkit.dashboard.pareto import pareto
-from labkit.dashboard.pins_view import pins_table
+from labkit.dashboard.pins_view import charts_of, pins_remarks, pins_table
+from labkit.dashboard.tails import LATENCIES, Name, tail_chart
 from labkit.errors import StoreError
 from labkit.harmless import escaped, harmless
 from labkit.live.pin import Pin
@@ -54,9 +55,10 @@ def replay_page(
         "board": {**board(slo, accelerator, frontend=history.frontend), "replay": True},
         "ghosts": ghosts(pins),
         "document": document_json(plots(panels(slo, accelerator, frontend=history.frontend))),
-        "pins": document_json([pareto(pins, accelerator=accelerator)]) if pins else None,
+        "pins": document_json(_pin_charts(pins, slo, accelerator)) if pins else None,
     }
     shown = "" if pins else " hidden"
+    told = f"{pins_remarks(pins)}{pins_table(pins, accelerator, slo)}" if pins else ""
     speeds = "".join(f'<option value="{speed}"{" selected" if speed == 10 else ""}>{speed}×</option>' for speed in _SPEEDS)
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -69,7 +71,7 @@ def replay_page(
 {speeds}</select>
 <span id="picked" role="status"></span></div>
 <div id="board"></div>
-<div class="card"{shown}><h2>Pins</h2><div id="pins"></div>{pins_table(pins, accelerator, slo) if pins else ""}</div>
+<div class="card"{shown}><h2>Pins</h2><div id="pins"></div>{told}</div>
 {_happened(history)}</main>
 <script type="application/json" id="data">{_inside_script(data)}</script>
 <script>{BOARD}{_REPLAY}
@@ -92,6 +94,12 @@ def save_page(history: ChartData, path: Path, **options: Any) -> Path:
             f"cannot write {path}: {error.strerror or error}", remedy="free space there, or choose another folder"
         ) from error
     return path
+
+
+def _pin_charts(pins: Sequence[Pin], slo: Slo, accelerator: str) -> list[Any]:
+    charts = [pareto(pins, one, accelerator=accelerator) for one in charts_of(pins)]
+    known: list[Name] = [name for name in LATENCIES if any(name in pin.tails for pin in pins)]
+    return charts + [tail_chart(pins, name, slo=slo) for name in known]
 
 
 def _about(about: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from labkit.figures import style
 from labkit.harmless import escaped
 from labkit.live.pin import Estimate, Pin
 from labkit.live.pin import frontier as live_frontier
+from labkit.measure.statistics import least_values
 
 _m: Any = models
 _figure: Any = bokeh_figure
@@ -29,11 +30,24 @@ _AXES: Final[dict[str, tuple[str, float, int, bool]]] = {
     "ttft_p99_s": ("TTFT p99 (ms)", 1000.0, 0, False),
 }
 _MORE: Final = {
+    "tpot_p50_s": ("TPOT p50", 1000.0, 1, "ms"),
+    "tpot_p99_s": ("TPOT p99", 1000.0, 1, "ms"),
     "itl_p50_s": ("ITL p50", 1000.0, 1, "ms"),
     "itl_p99_s": ("ITL p99", 1000.0, 1, "ms"),
     "goodput_hz": ("goodput", 1.0, 2, "req/s"),
+    "slo_attainment": ("meet the SLO", 100.0, 0, "%"),
     "output_tok_s": ("output", 1.0, 0, "tok/s"),
 }
+#: metric: why a pin has none
+_LACKS: Final = {
+    Y: "its output tokens were not counted",
+    "tok_s_per_user": "the TPOT of its requests is not known",
+    "ttft_p50_s": "no first token is known",
+    "ttft_p99_s": f"too few requests for a p99, which needs {least_values(99)}",
+}
+#: Before the label of a pin with warnings.
+WARNED: Final = "⚠ "
+_HOLLOW: Final = 0.12
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +84,23 @@ def placed(pins: Sequence[Pin], against: Against = "tok_s_per_user") -> list[Pla
         if x is not None and y is not None:
             found.append(Placed(pin, x * _AXES[against][1], y))
     return found
+
+
+def remarks(pins: Sequence[Pin], charts: Sequence[Against]) -> list[str]:
+    """What charts of these pins do not say by themselves: which pins are missing and why, and what the signs mean."""
+    said = []
+    for against in charts:
+        reasons = {pin.label: [_LACKS[name] for name in (Y, against) if pin.value(name) is None] for pin in pins}
+        if missing := [f"{label} ({' and '.join(why)})" for label, why in reasons.items() if why]:
+            said.append(f"Not on the chart of {_AXES[against][0]}: {', '.join(missing)}.")
+    if "ttft_p50_s" in charts:
+        few = ", ".join(pin.label for pin in pins if pin.value("ttft_p99_s") is None)
+        said.append(f"TTFT is drawn as p50 since not every pin has a p99: {few} ({_LACKS['ttft_p99_s']}).")
+    if any(pin.warnings for pin in pins):
+        said.append(f"{WARNED.strip()} has warnings: they are below the table.")
+    if any(not pin.settled for pin in pins):
+        said.append("A hollow point was not shown to be stationary: its figures may depend on when it was cut.")
+    return said
 
 
 def frontier(points: Sequence[Placed], against: Against = "tok_s_per_user") -> list[Placed]:
@@ -117,7 +148,7 @@ def pareto(
             _m.TapTool(renderers=dots, visible=False),
         )
         plot.add_layout(plot.legend[0], "above")
-        _dress_legend(plot.legend[0])
+        look.dress_legend(plot.legend[0])
     else:
         plot.xaxis.major_label_text_alpha = plot.yaxis.major_label_text_alpha = 0
         plot.ygrid.grid_line_color = None
@@ -154,6 +185,8 @@ def _dots(plot: Any, placed: list[tuple[Placed, Corner]], topology: str, color: 
             "x": [point.x for point in points],
             "y": [point.y for point in points],
             "label": [point.pin.label for point in points],
+            "shown": [named(point.pin) for point in points],
+            "alpha": [0.9 if point.pin.settled else _HOLLOW for point in points],
             "run": [point.pin.run for point in points],
             "measurement": [point.pin.measurement for point in points],
             "tip": [tip(point.pin, accelerator) for point in points],
@@ -165,14 +198,14 @@ def _dots(plot: Any, placed: list[tuple[Placed, Corner]], topology: str, color: 
         tags=["tap"],
     )
     plot.text(
-        "x", "y", "label", source=source, x_offset="dx", y_offset="dy", text_align="align", text_color=look.SOFT,
+        "x", "y", "shown", source=source, x_offset="dx", y_offset="dy", text_align="align", text_color=look.SOFT,
         text_font=_value(look.FONT),
         text_font_size="11px",
         text_font_style="bold",
     )  # fmt: skip
     return plot.scatter(
-        "x", "y", source=source, size=11, fill_color=color, line_color=color, fill_alpha=0.9, nonselection_fill_alpha=0.9,
-        nonselection_line_alpha=1, legend_label=topology,
+        "x", "y", source=source, size=11, fill_color=color, line_color=color, line_width=1.6, fill_alpha="alpha",
+        nonselection_fill_alpha="alpha", nonselection_line_alpha=1, legend_label=topology,
     )  # fmt: skip
 
 
@@ -205,12 +238,9 @@ def _range(ends: list[tuple[float, float]]) -> Any:
     return _m.Range1d(max(low - room, 0.0), high + room)
 
 
-def _dress_legend(legend: Any) -> None:
-    legend.orientation, legend.location = "horizontal", "top_left"
-    legend.background_fill_color = legend.border_line_color = None
-    legend.label_text_font, legend.label_text_font_size, legend.label_text_color = look.FONT, "11px", look.SOFT
-    legend.padding, legend.margin, legend.spacing, legend.glyph_width = 0, 2, 14, 14
-    legend.click_policy = "hide"
+def named(pin: Pin) -> str:
+    """A pin's label, with a sign where it has warnings."""
+    return f"{WARNED if pin.warnings else ''}{pin.label}"
 
 
 def tip(pin: Pin, accelerator: str) -> str:
@@ -221,7 +251,11 @@ def tip(pin: Pin, accelerator: str) -> str:
         ("workers", pin.settings or "unknown"),
         ("SLO", pin.slo or "none"),
         ("run", f"{pin.run} {pin.measurement}"),
+        ("window", f"{pin.window_s:.0f} s, {pin.requests:,} requests" if pin.requests else f"{pin.window_s:.0f} s"),
+        ("stationary", pin.stationary),
     ]
+    if pin.cut:
+        rows.append(("its beginning", pin.cut))
     for metric, (label, scale, decimals, _) in _AXES.items():
         if (estimate := pin.metrics.get(metric)) is not None:
             rows.append((label.format(accelerator=accelerator), _with_interval(estimate, scale, decimals)))
@@ -233,7 +267,8 @@ def tip(pin: Pin, accelerator: str) -> str:
         f"<td style='text-align:right'>{escaped(value)}</td></tr>"
         for name, value in rows
     )
-    return f"<b>{escaped(pin.label)}</b><table style='font-size:11px'>{cells}</table>"
+    warned = "".join(f"<div style='max-width:420px'>{WARNED}{escaped(warning)}</div>" for warning in pin.warnings)
+    return f"<b>{escaped(pin.label)}</b><table style='font-size:11px'>{cells}</table><div style='font-size:11px'>{warned}</div>"
 
 
 def _with_interval(estimate: Estimate, scale: float, decimals: int) -> str:

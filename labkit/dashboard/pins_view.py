@@ -7,9 +7,9 @@ from typing import Final
 
 from labkit.dashboard.form import W, button, field, let_go, row
 from labkit.dashboard.live_figure import LiveFigure
-from labkit.dashboard.pareto import Against, pareto
+from labkit.dashboard.pareto import WARNED, Against, named, pareto, remarks
 from labkit.harmless import escaped
-from labkit.live.pin import Pin
+from labkit.live.pin import Pin, ttft_of
 from labkit.spec.slo import Slo
 
 #: column: (metric, factor to the unit shown, decimals, heading)
@@ -48,6 +48,7 @@ class PinsView:
         self._told: Slo | None = None  # the SLO that the table is held against
         self._figures: list[LiveFigure] = []
         self._charts = W.HBox(layout=W.Layout(width="100%"))
+        self._remarks = W.HTML(layout=W.Layout(width="100%"))
         self._table = W.HTML(layout=W.Layout(width="100%", overflow="auto"))
         self._pick = W.Dropdown(options=())
         self._again = button("Re-run this point", "repeat", "Apply its split, send its load, and pin it again")
@@ -69,27 +70,27 @@ class PinsView:
             return
         self._pins, self._told = tuple(pins), slo
         if pins:
-            second: Against = "ttft_p99_s" if any(pin.value("ttft_p99_s") for pin in pins) else "ttft_p50_s"
-            charts = [pareto(pins, against=against, accelerator=self._accelerator) for against in ("tok_s_per_user", second)]
+            charts = [pareto(pins, against=against, accelerator=self._accelerator) for against in charts_of(pins)]
             if self._figures:
                 for figure, chart in zip(self._figures, charts, strict=True):
                     figure.replace([chart])
             else:
                 self._figures = [LiveFigure([chart]) for chart in charts]
                 self._charts.children = tuple(self._figures)
+            self._remarks.value = pins_remarks(pins)
             self._table.value = pins_table(pins, self._accelerator, slo)
             labels = [pin.label for pin in pins]
             chosen = self._pick.value
             self._pick.options = labels
             self._pick.value = chosen if chosen in labels else labels[-1]
-            self.widget.children = (self._charts, self._table, self._tools)
+            self.widget.children = (self._charts, self._remarks, self._table, self._tools)
         else:
             self.widget.children = (self._empty,)
         self._ghosts()
 
     def close(self) -> None:
         """Take it off the page."""
-        let_go(self.widget, self._empty, self._charts, self._table, self._tools)
+        let_go(self.widget, self._empty, self._charts, self._remarks, self._table, self._tools)
 
     def _ghosts(self) -> None:
         self._on_ghosts(self._pins if self._behind.value else ())
@@ -101,20 +102,42 @@ class PinsView:
                 return
 
 
+def charts_of(pins: Sequence[Pin]) -> tuple[Against, Against]:
+    """What pins are drawn against, a chart each."""
+    return "tok_s_per_user", ttft_of(pins)
+
+
+def pins_remarks(pins: Sequence[Pin]) -> str:
+    """What the charts of ``charts_of`` leave out and why, and their signs, as escaped HTML."""
+    return "".join(f'<div class="lk-remark">{escaped(text)}</div>' for text in remarks(pins, charts_of(pins)))
+
+
 def pins_table(pins: Sequence[Pin], accelerator: str, slo: Slo | None = None) -> str:
-    """A row a pin, each figure with its 95 % interval; a dash where it is not known. SLOs are told unless all are this one."""
+    """A row a pin, each figure with its 95 % interval; a dash where it is not known. SLOs are told unless all are this one.
+
+    Below it are the warnings of each pin.
+    """
     told = {pin.slo for pin in pins} != {"" if slo is None else str(slo)}
     heads = "".join(f"<th>{escaped(head.format(accelerator=accelerator))}</th>" for *_, head in _COLUMNS)
     rows = "".join(
-        f"<tr><th>{escaped(pin.label)}</th><td>{escaped(pin.topology)}</td><td>{escaped(pin.workload)}</td>"
-        f"<td>{pin.window_s:.0f}</td><td>{pin.requests or '–'}</td>{_slo(pin) if told else ''}"
+        f"<tr><th>{escaped(named(pin))}</th><td>{escaped(pin.topology)}</td><td>{escaped(pin.workload)}</td>"
+        f"<td>{pin.window_s:.0f}</td><td>{pin.requests or '–'}</td>{_stationary(pin)}{_slo(pin) if told else ''}"
         f"{''.join(_cell(pin, *column) for column in _COLUMNS)}"
         f"<td><code>{escaped(pin.run)}</code></td></tr>"
         for pin in pins
     )
-    first = "".join(f"<th>{head}</th>" for head in ("pin", "split", "load", "s", "requests", *(["SLO"] if told else [])))
+    names = ("pin", "split", "load", "s", "requests", "stationary", *(["SLO"] if told else []))
+    first = "".join(f"<th>{head}</th>" for head in names)
     table = f'<table class="lk-pins"><thead><tr>{first}{heads}<th>run</th></tr></thead><tbody>{rows}</tbody></table>'
-    return f'<div class="lk-wide">{table}</div>'
+    warned = "".join(
+        f"<li>{WARNED}<b>{escaped(pin.label)}</b>: {escaped(warning)}</li>" for pin in pins for warning in pin.warnings
+    )
+    below = f'<ul class="lk-warned">{warned}</ul>' if warned else ""
+    return f'<div class="lk-wide">{table}</div>{below}'
+
+
+def _stationary(pin: Pin) -> str:
+    return f'<td class="lk-stationary" title="{escaped(pin.cut)}">{pin.stationary}</td>'
 
 
 def _slo(pin: Pin) -> str:

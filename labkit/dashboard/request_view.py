@@ -7,13 +7,18 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from labkit.dashboard.form import Line, W, button, clock, field, let_go, row
+from labkit.dashboard.held import Held
 from labkit.dashboard.live_figure import LiveFigure
+from labkit.dashboard.soon import Soon
 from labkit.dashboard.waterfall import Phase, Stretch, Waterfall, waterfall
 from labkit.errors import LabError
 from labkit.live.request import RequestStory, StageKind, Stall, read_story
 from labkit.live.window import Slow
 from labkit.store.run import Run
 
+#: The list fills itself again after so many seconds.
+EVERY_S: Final = 5.0
+_NOBODY: Final = -1
 _PHASES: Final[dict[StageKind, Phase]] = {
     "send_lag": "queue",
     "queue": "queue",
@@ -54,21 +59,52 @@ class RequestView:
         self._figure: LiveFigure | None = None
         self._drawing, self._closed = threading.Lock(), False
         self._line = Line("click a dot on the TTFT or ITL chart, or choose one of the worst of the last minute")
-        self._pick = W.Dropdown(options=[("the worst of the last minute", None)])
+        self._listing, self._filling = threading.Lock(), False
+        self._listed_s: float | None = None  # when the list was filled last, on the charts' clock
+        self._fill = Soon(self._refill)
+        self._held = Held()
+        self._pick = W.Dropdown(options=[("the worst of the last minute", _NOBODY)])
         self._pick.observe(lambda change: self._picked(change["new"]), "value")
-        self._look = button("Look", "refresh", "List the worst of the last minute again")
+        self._look = button("Look", "refresh", "List the worst of the last minute again: now, and not in a few seconds")
         self._look.layout.flex = "0 0 120px"
         self._look.on_click(lambda _: self.list_worst())
         self._place = W.VBox(layout=W.Layout(width="100%"))
         chooser = field("", self._pick, "Requests by how far they are beyond what is usual")
         chooser.layout.flex = "3 1 0"
+        chooser.children = (*chooser.children, self._held)
         self.widget = W.VBox([row(chooser, self._look), self._line.widget, self._place], layout=W.Layout(width="100%"))
 
     def list_worst(self) -> None:
-        """Fill the list of the worst requests of the last minute."""
-        found = [(_slow_text(slow), slow.request) for slow in self._worst()]
-        head = f"{len(found)} worst of the last minute" if found else "none in the last minute"
-        self._pick.options = [(head, None), *found]
+        """Fill the list of the worst requests of the last minute; a request that is chosen stays in it, and chosen."""
+        with self._listing:
+            found = [(_slow_text(slow), slow.request) for slow in self._worst()]
+            chosen = self._pick.value
+            head = f"{len(found)} worst of the last minute" if found else "none in the last minute"
+            options = [(head, _NOBODY), *found]
+            if chosen not in (request for _, request in options):
+                options.append((self._pick.label, chosen))
+            if self._closed or tuple(options) == tuple(self._pick.options):
+                return
+            self._filling = True
+            try:
+                with self._pick.hold_sync():
+                    self._pick.options = options
+                    self._pick.value = chosen
+            finally:
+                self._filling = False
+
+    def follow(self, t_s: float, *, seen: bool) -> None:
+        """A tick of the charts, on any thread: the list is filled once there is a load, and again every few seconds while it is
+        seen and nobody has it in hand."""
+        if self._listed_s is not None and (not seen or t_s - self._listed_s < EVERY_S):
+            return
+        self._fill()
+        if self._listed_s is not None or len(self._pick.options) > 1:
+            self._listed_s = t_s
+
+    def _refill(self) -> None:
+        if not self._held.held:
+            self.list_worst()
 
     def show(self, request: int) -> None:
         """Read a request's story and draw it. Takes a moment: not for a thread that somebody waits for."""
@@ -94,8 +130,8 @@ class RequestView:
             self._closed = True
             let_go(self.widget)
 
-    def _picked(self, request: int | None) -> None:
-        if request is not None:
+    def _picked(self, request: int) -> None:
+        if request != _NOBODY and not self._filling:
             self._aside(lambda: self.show(request))
 
 

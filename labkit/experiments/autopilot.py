@@ -58,10 +58,9 @@ def _fly(
         except LabError as error:
             raise _ended(error, exploration, step, pins) from error
         tell(f"  pinned as run {pins[-1].run}")
-    results = exploration.lab.run.path.parent
     open_loop = exploration.workload is not None and exploration.workload.is_open_loop
     choice = choose(
-        pins, open_loop=open_loop, slo=exploration.lab.slo, warnings=warnings_of(pins, results),
+        pins, open_loop=open_loop, slo=exploration.lab.slo, warnings=warnings_of(pins),
         accelerator=exploration.lab.deployment.accelerator,
     )  # fmt: skip
     if str(exploration.lab.deployment.topology) != choice.best.topology:

@@ -30,6 +30,7 @@ _EVEN_OUT: Final = (
     "a router that goes by load and not in turn; where the work came evenly, that worker is slower: look at what else ran on its "
     "device, and at its clock"
 )
+_MORE_ROOM: Final = "more KV cache (kv_cache_bytes, gpu_memory_utilization, a shorter max_model_len)"
 _FLOOR: Final = 10  # percentile: what a request pays even where nothing waits
 _TRANSFERS: Final = (
     "vllm:nixl_bytes_transferred_sum",
@@ -142,7 +143,8 @@ def _router(case: Case, cost_s: float) -> Cause:
 def _prefill(case: Case, cost_s: float) -> Cause:
     a, b = case.pressed
     told = [_moved(case, "queue"), _moved(case, "prefill")]
-    held = b.get(Role.PREFILL) or b.get(Role.AGGREGATED)
+    role = Role.PREFILL if Role.PREFILL in b else Role.AGGREGATED
+    held = b.get(role)
     before = sum(one.workers for role, one in a.items() if role is not Role.DECODE)
     if held is not None and held.workers != before:
         told.append(f"{_workers(held.workers, 'prefill')} what {before} did")
@@ -150,10 +152,12 @@ def _prefill(case: Case, cost_s: float) -> Cause:
     if held is not None and held.prefilling is not None:
         busy = held.prefilling
         told.append(f"a prompt was in work there {busy:.0%} of the time")
-    told += _uses(b)
+    told += [*_uses(b), *_kv_used(held, role)]
     if held is not None and (uneven := _uneven(held.prefilling_of, _PRESSED)):
         told.append("a prompt was in work " + ", ".join(f"{share:.0%} of the time on {name}" for name, share in uneven))
         return Cause("prefill", cost_s, f"{uneven[0][0]} bears more of the prefill than the others", tuple(told), _EVEN_OUT)
+    if held is not None and _waits_for_room(case, held):
+        return Cause("room", cost_s, f"requests wait for room at the {role.noun} workers", tuple(told), _room(b, role))
     light = busy is not None and busy < _PRESSED
     what = "prompts wait for one another at fewer workers" if light else "too little prefill for this load"
     remedy = _rebalance(b, Role.PREFILL)
@@ -168,13 +172,11 @@ def _transfer(case: Case, cost_s: float) -> Cause:
     waited_s = case.rows["kv_wait"].b_s - floors["kv_wait"]
     told = [_moved(case, stage) for stage in stages]
     told.append(f"{milliseconds(sum(floors.values()))} of it also where nothing waits (10th percentiles)")
-    told += _moved_bytes(case.side)
+    told += _transfers(case)
     decode = case.pressed[1].get(Role.DECODE)
-    kv_used = None if decode is None else decode.kv_used
-    if kv_used is not None:
-        told.append(f"KV cache of the decode workers up to {kv_used:.0%} full")
-    if kv_used is not None and kv_used >= _BUSY and waited_s > sum(floors.values()):
-        remedy = f"{_rebalance(case.pressed[1], Role.DECODE)}; or more KV cache (gpu_memory_utilization, a shorter max_model_len)"
+    told += _kv_used(decode, Role.DECODE)
+    if _is_full(decode) and waited_s > sum(floors.values()):
+        remedy = f"{_rebalance(case.pressed[1], Role.DECODE)}; or {_MORE_ROOM}"
         return Cause("room", cost_s, "requests wait for room at the decode workers", tuple(told), remedy)
     remedy = (
         "a faster way for KV blocks (UCX over NVLink or RDMA). It is paid once a request: least on long answers, and only the "
@@ -192,15 +194,47 @@ def _decode(case: Case, cost_s: float) -> Cause:
         if held is not None and held.preemptions:
             told.append(f"{side}: {held.preemptions:.0f} preemptions")
     b = case.pressed[1]
-    told += _uses(b)
-    held = b.get(Role.DECODE) or b.get(Role.AGGREGATED)
+    role = Role.DECODE if Role.DECODE in b else Role.AGGREGATED
+    held = b.get(role)
+    told += [*_uses(b), *_kv_used(held, role)]
     if held is not None and (uneven := _uneven(held.running_of, 1.0)):
         told.append("requests running " + ", ".join(f"{count:.1f} on {name}" for name, count in uneven))
         return Cause("decode", cost_s, f"{uneven[0][0]} decodes more than the others", tuple(told), _EVEN_OUT)
+    if held is not None and held.preemptions and _is_full(held):
+        remedy = f"{_MORE_ROOM}, or a smaller max_num_seqs; or {_rebalance(b, Role.DECODE)}"
+        return Cause("room", cost_s, f"requests lose their KV cache to others at the {role.noun} workers", tuple(told), remedy)
     return Cause("decode", cost_s, "decode is slower", tuple(told), _rebalance(b, Role.DECODE))
 
 
 _SAY: Final = {"client": _client, "router": _router, "prefill": _prefill, "transfer": _transfer, "decode": _decode}
+
+
+def _is_full(held: Pressure | None) -> bool:
+    return held is not None and held.kv_used is not None and held.kv_used >= _BUSY
+
+
+def _waits_for_room(case: Case, held: Pressure) -> bool:
+    """Whether prompts wait for KV cache: it is full, and there were steps to compute them in, or requests lost theirs to others.
+
+    Where a prompt is in work all the time without that, a larger cache would hold more prompts that wait all the same.
+    """
+    queue, prefill = case.rows["queue"], case.rows["prefill"]
+    waits = queue.is_shown and queue.difference_s > max(prefill.difference_s, 0.0)
+    idle = held.prefilling is not None and held.prefilling < _BUSY
+    return _is_full(held) and waits and (idle or bool(held.preemptions))
+
+
+def _room(pressed: Mapping[Role, Pressure], role: Role) -> str:
+    """A prefill worker holds a prompt's KV cache until it is fetched: a full decode worker fills it, too."""
+    if role is Role.PREFILL and _is_full(pressed.get(Role.DECODE)):
+        return f"{_rebalance(pressed, Role.DECODE)}, as the decode workers are full and fetch late; or {_MORE_ROOM} on both"
+    return f"{_MORE_ROOM}; or {_rebalance(pressed, role)}"
+
+
+def _kv_used(held: Pressure | None, role: Role) -> list[str]:
+    if held is None or held.kv_used is None:
+        return []
+    return [f"KV cache of the {role.noun} workers up to {held.kv_used:.0%} full"]
 
 
 def _rebalance(pressed: Mapping[Role, Pressure], short: Role) -> str:
@@ -246,13 +280,19 @@ def _moved(case: Case, stage: Stage) -> str:
     return f"{STAGE_NAMES[stage]} {milliseconds(row.a_s)} → {milliseconds(row.b_s)}"
 
 
-def _moved_bytes(side: Side) -> list[str]:
+def _transfers(case: Case) -> list[str]:
+    """What the workers counted of transfers, and what that leaves of ``kv_wait``: no span parts the two."""
     moved, took_s, times = (
-        sum(filter(None, (total_growth(records.samples, metric, window) for records, window in side))) for metric in _TRANSFERS
+        sum(filter(None, (total_growth(records.samples, metric, window) for records, window in case.side)))
+        for metric in _TRANSFERS
     )
     if not (moved and took_s and times):
         return []
-    return [f"a transfer moved {moved / times / 1e6:.1f} MB in {milliseconds(took_s / times)} ({moved / took_s / 1e9:.2g} GB/s)"]
+    each_s = took_s / times
+    told = [f"a transfer moved {moved / times / 1e6:.1f} MB in {milliseconds(each_s)} ({moved / took_s / 1e9:.2g} GB/s)"]
+    if (rest_s := case.rows["kv_wait"].b_s - each_s) > 0:
+        told.append(f"the other {milliseconds(rest_s)} of {STAGE_NAMES['kv_wait']} are waiting: for a step, or for room")
+    return told
 
 
 def _most_used(side: Side, source: str) -> float | None:

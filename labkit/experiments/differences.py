@@ -100,7 +100,7 @@ def _split(windows: Sequence[Window]) -> Iterator[tuple[str, str]]:
         yield "accelerators", each(held)
     works = [complete_workload(window.workload) for window in windows]
     for name in dict.fromkeys(name for work in works for name in work):
-        values = [_text(work.get(name)) for work in works if work.get(name) != UNRECORDED]
+        values = [fact_text(work.get(name)) for work in works if work.get(name) != UNRECORDED]
         if values:
             yield f"workload.{name}", each(values)
 
@@ -119,12 +119,13 @@ def _flat(part: str, value: Any) -> Iterator[tuple[str, str]]:
         called = value.get("name") or value.get("source")
         if called:
             yield part, str(called)
-        yield from ((f"{part}.{name}", _text(item)) for name, item in value.items() if name not in _NO_CONDITIONS)
+        yield from ((f"{part}.{name}", fact_text(item)) for name, item in value.items() if name not in _NO_CONDITIONS)
     elif value:
         yield part, str(value)
 
 
-def _text(value: Any) -> str:
+def fact_text(value: Any) -> str:
+    """A value as facts spell it."""
     if value is None or value in ((), [], {}, ""):
         return "none"
     if isinstance(value, Mapping):

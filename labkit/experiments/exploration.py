@@ -28,6 +28,7 @@ from labkit.lab.measurement import RunningLoad
 from labkit.lab.watch import Watch
 from labkit.live.pin import Pin
 from labkit.measure.digest import digest
+from labkit.measure.memory import live_long
 from labkit.measure.records import Window
 from labkit.measure.warmup import find_warmup
 from labkit.serve.deployment import CalledOff, Draining, Patience, Starting
@@ -64,6 +65,7 @@ class Exploration:
     def __init__(
         self, lab: Lab, workload: Workload | None = None, *, on_change: Callable[[], None] | None = None, pin_s: float = PIN_S
     ) -> None:
+        live_long()
         self.lab = lab
         self.workload = workload or lab.workload
         self.said: list[Said] = []
@@ -89,6 +91,11 @@ class Exploration:
     def running(self) -> bool:
         """Whether requests are sent."""
         return self._load is not None and self._load.result is None and not self._load.stopped
+
+    @property
+    def since_ns(self) -> int:
+        """When split or load changed last, by the records' clock: no pin looks back further."""
+        return self._since_ns
 
     @property
     def stoppable(self) -> bool:
@@ -255,7 +262,11 @@ class Exploration:
         pin = keep_pin(self.lab.run, window, label, name=f"{self.lab.run.id}-pin{number}")
         self.pins.append(pin)
         self.lab.run.note(f"pin {label}", kind="pin", data={"run": pin.run}, t_ns=stop_ns)
-        self.say("done", f"pinned {label} as run {pin.run}")
+        doubts = {True: "", False: ", which was not stationary", None: ", too short to tell whether it is stationary"}[
+            pin.settled
+        ]
+        found = f"; {len(pin.warnings)} warning{'s' * (len(pin.warnings) > 1)} below the pins' table" if pin.warnings else ""
+        self.say("done", f"pinned {label} as run {pin.run}{doubts}{found}")
         return pin
 
     def since_now(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+from contextlib import ExitStack
 from typing import Any
 
 from labkit.experiments.exploration import Exploration
@@ -37,11 +38,12 @@ def explore(
 
 
 def end(exploration: Exploration) -> None:
-    """Stop the load, close the lab and its run."""
+    """Stop the load, close the lab and its run. Ctrl-C shortens the one, and the other is closed all the same."""
     if exploration in _under_hand:
         _under_hand.remove(exploration)
-    exploration.close()
-    exploration.lab.close()
+    with ExitStack() as both:
+        both.callback(exploration.lab.close)
+        exploration.close()
 
 
 def close_all() -> None:

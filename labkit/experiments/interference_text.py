@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from labkit.experiments.interference_advice import advice
 from labkit.experiments.interference_sides import TOLD, Ratio, SideFound
 from labkit.experiments.table import value_text
 from labkit.measure.overlap import Overlap, PerToken
@@ -46,7 +47,7 @@ def study_text(sides: Sequence[SideFound], said: Sequence[str]) -> str:
 def sentences(
     sides: Sequence[SideFound], ratios: Sequence[Ratio], repeats: int, conditions: str, warnings: Sequence[str]
 ) -> list[str]:
-    """What the data say, a line each; then the conditions and the warnings, as in ``InterferenceStudy``."""
+    """What the data say, a line each; then the conditions and the warnings, as in ``InterferenceStudy``, and what to do."""
     said = [*(f"{one.side}: {_of_side(one)}" for one in sides), *map(_of_ratio, ratios)]
     if len({one.chunking for one in sides}) > 1:
         said.append(
@@ -59,7 +60,7 @@ def sentences(
         f"Conditions: {conditions}; {sent} requests, {failed} failed, {repeats} repeat{'s' * (repeats > 1)} a side; "
         f"intervals of ratios by bootstrap over {drawn}."
     )
-    return [*said, *(f"! {warning}" for warning in warnings)]
+    return [*said, *(f"! {warning}" for warning in warnings), advice(sides, ratios, repeats, warned=bool(warnings))]
 
 
 def _of_side(one: SideFound) -> str:

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from labkit.errors import LabError
+from labkit.measure.memory import give_back
 
 _T = TypeVar("_T")
 
@@ -125,6 +126,7 @@ class Orders:
             failure = error
             if isinstance(error, Exception):
                 self._on_failure(error)
+        give_back()  # what the order worked with is free by now, and a kernel carries orders out all afternoon
         with self._state:
             self._open.discard(future)
             self._waiting -= 1

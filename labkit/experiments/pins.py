@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 from labkit.errors import LoadError
 from labkit.experiments.conclude import slo_of
 from labkit.experiments.conditions import conditions, workload_text
-from labkit.experiments.points import RESAMPLES, estimates
+from labkit.experiments.points import RESAMPLES, estimates, tails
 from labkit.lab.loads import endless
 from labkit.live.pin import KIND, Pin
+from labkit.measure.mark import warnings_in
 from labkit.measure.metrics import summarise
 from labkit.measure.records import Window
 from labkit.measure.validity import marks_of
@@ -52,6 +52,7 @@ def read_pin(run: Run, *, seed: int = 0, resamples: int = RESAMPLES) -> Pin:
     """The pin that a run of kind ``pin`` is; the figures are computed from its records."""
     (window,) = run.windows
     records, slo = run.digest(), slo_of(run)
+    summary = summarise(records, window)
     origin_ns = int(run.manifest.get("origin_ns", window.start_ns))
     return Pin(
         label=str(run.manifest.get("pin", run.id)),
@@ -62,9 +63,13 @@ def read_pin(run: Run, *, seed: int = 0, resamples: int = RESAMPLES) -> Pin:
         t_s=(window.stop_ns - origin_ns) / 1e9,
         window_s=window.length_s,
         metrics=estimates([(records, window)], slo, seed=seed, resamples=resamples),
-        requests=int(summarise(records, window)["requests"] or 0),
+        tails=tails(records, window),
+        requests=int(summary["requests"] or 0),
         settings=conditions(([window], run.manifest)).settings,
         slo="" if slo is None else str(slo),
+        settled=window.settled,
+        cut=window.cut,
+        warnings=warnings_in(marks_of(records, window, run.manifest, summary)),
     )
 
 
@@ -74,18 +79,9 @@ def pins_of(run: Run) -> list[Pin]:
     return sorted((read_pin(kept) for kept in beside if kept.manifest.get("from") == run.id), key=lambda pin: pin.t_s)
 
 
-def warnings_of(pins: Sequence[Pin], results: Path) -> list[str]:
-    """What a reader must know of pins before believing them, by the marks of their runs.
-
-    Raises:
-        StoreError: a pin's run is gone.
-    """
-    found = []
-    for pin in pins:
-        kept = open_run(pin.run, results)
-        marks = marks_of(kept.digest(), kept.windows[0], kept.manifest)
-        found += [f"{pin.label}: {mark.text}" for mark in marks if mark.severity == "warning"]
-    return found
+def warnings_of(pins: Sequence[Pin]) -> list[str]:
+    """What a reader must know of pins before believing them, each after the label of its pin."""
+    return [f"{pin.label}: {warning}" for pin in pins for warning in pin.warnings]
 
 
 def options_of(run: Run, now: EngineOptions) -> EngineOptions | None:

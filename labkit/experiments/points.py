@@ -10,14 +10,18 @@ from typing import Final
 import numpy as np
 
 from labkit.errors import ComparisonError, StoreError
+from labkit.experiments.compare import marks_of_side
 from labkit.experiments.conclude import slo_of
 from labkit.experiments.conditions import conditions, workload_text
 from labkit.experiments.quantities import QUANTITIES, Measured, measure
 from labkit.experiments.sides import Side, windows_of_side
 from labkit.experiments.trials import Trial, side_of_trial
 from labkit.live.pin import Estimate, Pin
+from labkit.live.tails import Tail, counted, tail_of
 from labkit.measure.columns import Floats
+from labkit.measure.digest import Digest
 from labkit.measure.groups import grouped_bootstrap
+from labkit.measure.mark import warnings_in
 from labkit.measure.metrics import is_open_loop
 from labkit.measure.records import Window
 from labkit.measure.statistics import NORMAL_95, Repeat, share_interval, weighted_total
@@ -65,6 +69,8 @@ def point_of(run: Run, side: str, *, slo: Slo | None = None, seed: int = 0, resa
         requests=sum(int(measure(*pair, None).requests.measured.sum()) for pair in mine),
         settings=conditions((windows, run.manifest)).settings,
         slo="" if slo is None else str(slo),
+        settled=_settled(windows),
+        warnings=warnings_in(marks_of_side(mine, run.manifest)),
     )
 
 
@@ -118,6 +124,22 @@ def estimates(side: Side, slo: Slo | None, *, seed: int = 0, resamples: int = RE
         ends = (None if bound is None or bound <= 0 else 1 / bound for bound in (tpot.high, tpot.low))
         found["tok_s_per_user"] = Estimate(1 / tpot.value, *ends)
     return found
+
+
+def tails(records: Digest, window: Window) -> dict[str, Tail]:
+    """How the TTFT and ITL of a window are spread, of the requests that its percentiles are of; what is not known is absent."""
+    one = measure(records, window, None)
+    found = {"ttft": tail_of(counted(one.requests.ttft_s[one.done]))}
+    if not one.answers.uncounted.any():
+        parts = [counted(gap_ns / 1e9) for gap_ns, _, _ in one.gaps.parts()]
+        found["itl"] = tail_of(np.sum([*parts, counted(np.zeros(0), int(one.answers.surplus.sum()))], axis=0))
+    return {name: tail for name, tail in found.items() if tail.n}
+
+
+def _settled(windows: Sequence[Window]) -> bool | None:
+    """Whether every repeat was found stationary; one that was not is enough for no."""
+    found = {window.settled for window in windows}
+    return False if False in found else None if None in found else True
 
 
 def _attained(measured: list[Measured]) -> tuple[float, float]:

@@ -59,6 +59,13 @@ class LimitsTried:
         return {**kept, "comparison": self.comparison.to_dict(), "verdict": self.verdict}
 
     @property
+    def measured_with(self) -> str:
+        """The flags of the side after, and which workers had them."""
+        if self.after.prefill is not None:
+            return f"{flags(self.after.prefill)} on the prefill workers"
+        return f"{flags(self.after)} on every worker"
+
+    @property
     def verdict(self) -> str:
         """What the limits did, in a sentence."""
         p50, p95 = self.comparison.row("ttft_p50_s"), self.comparison.row("ttft_p95_s")
@@ -68,7 +75,8 @@ class LimitsTried:
         worse = f" p95 {ms(p95.a)} → {ms(p95.b)} ms ({_change(p95.ratio)})." if p95.ratio and p95.a and p95.b else ""
         keep = {True: "Keep it.", False: "Do not keep it.", None: "It makes no difference that these repeats show."}
         better = None if not p50.ratio.shows_difference else p50.ratio.estimate < 1
-        return f"TTFT p50 {ms(p50.a)} → {ms(p50.b)} ms under bursts of ISL {self.isl} ({change}).{worse} {keep[better]}"
+        under = f"under bursts of ISL {self.isl}, with {self.measured_with}"
+        return f"TTFT p50 {ms(p50.a)} → {ms(p50.b)} ms {under} ({change}).{worse} {keep[better]}"
 
     def __str__(self) -> str:
         c = self.comparison
@@ -103,6 +111,13 @@ def prefill_limits(saturation: PrefillSaturation, isl: int | None = None) -> Ste
             remedy="sweep larger batches (most_tokens)",
         )
     return StepLimits(max_num_batched_tokens=max(knee.prompts * knee.isl, knee.prompts), max_num_seqs=knee.prompts)
+
+
+def flags(limits: StepLimits | EngineOptions) -> str:
+    """The engine's flags for limits of a step; what is left to the engine is said."""
+    tokens, seqs = limits.max_num_batched_tokens, limits.max_num_seqs
+    said = f"--max-num-batched-tokens {tokens}" if tokens else "the engine's own limit on tokens"
+    return f"{said} --max-num-seqs {seqs}" if seqs else f"{said} and the engine's own limit on requests"
 
 
 def with_prefill_limits(options: EngineOptions, limits: StepLimits, *, disaggregated: bool) -> EngineOptions:

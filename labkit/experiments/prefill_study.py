@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from labkit.errors import SpecError
-from labkit.experiments.prefill_limits import LimitsTried, prefill_limits, try_prefill_limits
+from labkit.experiments.prefill_limits import LimitsTried, flags, prefill_limits, try_prefill_limits
 from labkit.experiments.prefill_profile import WHY, ProfileSteps
 from labkit.experiments.prefill_saturation import BATCHES, PrefillSaturation, plan_sweep, sweep_prefill
 from labkit.experiments.roofline import RooflineFound, measure_roofline
@@ -15,6 +15,7 @@ from labkit.lab.lab import Lab
 from labkit.lab.presets import SweepPreset
 from labkit.lab.simulation import FOLDER
 from labkit.measure.simulated import is_simulated
+from labkit.serve.engines.base import StepLimits
 from labkit.serve.timing import load_timing
 from labkit.store.run import Run
 
@@ -32,6 +33,7 @@ class PrefillStudy:
         reason: why.
         dummy: whether the model's weights are dummies.
         by_profile: what the timing profile of simulated workers holds; ``None`` where workers are real.
+        isl: the prompt length to set for; by default the longest with a knee.
     """
 
     saturation: PrefillSaturation
@@ -40,6 +42,7 @@ class PrefillStudy:
     reason: str = ""
     dummy: bool = False
     by_profile: ProfileSteps | None = None
+    isl: int | None = None
 
     @property
     def advice(self) -> str:
@@ -64,14 +67,22 @@ class PrefillStudy:
 
     def _setting(self) -> str:
         try:
-            limits, knee = prefill_limits(self.saturation), self.saturation.knee()
+            limits, knee = prefill_limits(self.saturation, self.isl), self.saturation.knee(self.isl)
         except SpecError as error:
             return f"Set nothing yet: {error.what}; {error.remedy}."
         few = "One prompt a step saturates the worker already, so no prompt need wait for another. " if knee.prompts == 1 else ""
         return (
-            f"{few}Start prefill workers with --max-num-batched-tokens {limits.max_num_batched_tokens} "
-            f"--max-num-seqs {limits.max_num_seqs} (knee of ISL {knee.isl}): larger steps add waiting, "
-            f"and {knee.within:.0%} of throughput at most."
+            f"{few}Start dedicated prefill workers with {flags(limits)} (knee of ISL {knee.isl}): larger steps add waiting, "
+            f"and {knee.within:.0%} of throughput at most.{self._other(limits)}"
+        )
+
+    def _other(self, limits: StepLimits) -> str:
+        """Where other flags were tried than those for prefill workers."""
+        if self.tried is None or self.tried.after.prefill is not None or flags(self.tried.after) == flags(limits):
+            return ""
+        return (
+            f" Tried here was an aggregated worker with {flags(self.tried.after)}: it decodes too, and as few requests a step "
+            "would cap its decodes. What follows holds for those flags."
         )
 
     def __str__(self) -> str:
@@ -112,7 +123,7 @@ def study_prefill(
             tried, reason = try_prefill_limits(lab, saturation, isl=isl, bursts=bursts, repeats=tries), ""
         except SpecError as error:  # no knee to set is an answer
             reason = error.what
-    return PrefillStudy(saturation, roofline, tried, reason, dummy=_dummy(lab))
+    return PrefillStudy(saturation, roofline, tried, reason, dummy=_dummy(lab), isl=isl)
 
 
 def _simulated(lab: Lab, sweep: SweepPreset) -> PrefillStudy:

@@ -11,7 +11,7 @@ bound by something that is in no formula: launches, scheduling, the server's own
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any, Final, Literal
@@ -38,6 +38,11 @@ Bound = Literal["compute-bound", "memory-bound", "neither"]
 
 #: Requests that decode together.
 BATCHES: Final = (1, 2, 4, 8, 16)
+#: What the time of a step is read from.
+CLOCKS: Final[Mapping[Phase, str]] = {
+    "prefill": "the engine's own clock (request spans of the sweep)",
+    "decode": "the client's gaps between tokens (with what passes between steps)",
+}
 #: Part of a peak that makes it the limit.
 HALF: Final = 0.5
 #: Part of a peak that no step can have reached, though peak and step are measured.
@@ -115,10 +120,16 @@ class RooflineFound:
         """The points of a phase."""
         return [point for point in self.points if point.phase == phase]
 
+    @property
+    def clocks(self) -> str:
+        """What the step times of each phase with points are read from, in a sentence."""
+        told = [f"of {phase} by {CLOCKS[phase]}" for phase in PHASES if self.of(phase)]
+        return f"Step times {', '.join(told)}." if told else ""
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         points = [{**asdict(p), "bound": p.bound, "intensity": p.intensity} for p in self.points]
-        return {**asdict(self), "peaks": self.peaks.to_dict(), "points": points}
+        return {**asdict(self), "peaks": self.peaks.to_dict(), "clocks": dict(CLOCKS), "points": points}
 
     def __str__(self) -> str:
         rows = [("phase", "batch", "tokens", "context", "step ms", "GFLOP", "MB", "FLOP/byte", "MFU", "MBU", "bound")]
@@ -132,7 +143,8 @@ class RooflineFound:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
         verdicts = [phase_verdict(self, phase) for phase in PHASES if self.of(phase)]
-        return "\n".join([f"{self.model} on {self.peaks}", *lines, "", *verdicts, *(f"! {note}" for note in self.notes)])
+        told = [self.clocks] if self.clocks else []
+        return "\n".join([f"{self.model} on {self.peaks}", *lines, "", *told, *verdicts, *(f"! {note}" for note in self.notes)])
 
     __repr__ = __str__
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from labkit.figures import style
 from labkit.figures.marks import Dots, Figure, Line, Mark, Panel
-from labkit.live.pin import Pin, frontier
+from labkit.live.pin import Pin, frontier, ttft_of
 
 _Y = "output_tok_s_per_accelerator"
 
@@ -32,7 +32,7 @@ def pins_figure(
         name, title: of the figure.
         point: what each point is, in words.
     """
-    ttft = "ttft_p99_s" if all(pin.value("ttft_p99_s") is not None for pin in pins) else "ttft_p50_s"
+    ttft = ttft_of(pins)
     panels = (
         _panel(pins, "tok_s_per_user", 1.0, "tokens/s per user (1 / median TPOT)", "Further right and up is better", accelerator),
         _panel(pins, ttft, 1e3, f"TTFT {ttft[5:8]} (ms)", "Further left and up is better", accelerator),

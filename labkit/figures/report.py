@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,11 @@ from labkit.figures.report_page import Picture, report_page
 from labkit.figures.show import comparison_rows, display_files
 from labkit.figures.stages import stages
 from labkit.figures.values import Values
+from labkit.harmless import harmless
 from labkit.store.run import Run, new_run
 
 PAGE: Final = "report.html"
+_WIDTH: Final = 96
 
 
 def keep_report(found: Report, results: Path | None = None, *, name: str | None = None) -> Run:
@@ -83,8 +86,10 @@ def save_page(found: Report, pictures: Sequence[Picture], path: Path) -> Path:
 
 
 def show_report(run: Run) -> None:
-    """Display the figures of a report that was kept, and say where its page is."""
-    print(f"the page: {run.path / PAGE}")
+    """Display the figures of a report that was kept, under their conditions, and say where its page is."""
+    for line in (run.summary() or {}).get("conditions", ()):  # reports of before kept none
+        print(textwrap.fill(harmless(line), _WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+    print(f"the page, with the method: {run.path / PAGE}")
     display_files(sorted((run.folder("figures")).glob("*.png")))
 
 

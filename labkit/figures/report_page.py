@@ -11,9 +11,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
+from labkit.experiments.differences import Facts
 from labkit.experiments.report import Judged, Outcome, Report
+from labkit.experiments.report.about import NOT_RECORDED, PARTLY, short, versions_text
 from labkit.experiments.report.cohorts import Cohort
-from labkit.experiments.report.report import FIGURES, METHOD, RunLine, figure_text
+from labkit.experiments.report.report import FIGURES, RunLine, figure_text
 from labkit.experiments.verdict import Verdict, verdict
 from labkit.harmless import escaped
 
@@ -28,10 +30,6 @@ _HOLDS: Final[Mapping[bool | None, tuple[str, str]]] = {
 #: Cells stand apart by two spaces or more; sentences and indented words do not have that within.
 _ROW: Final = re.compile(r"\S {2,}\S|^─")
 _WIDE: Final = ' class="rows"'
-_UNKNOWN: Final = "–"
-_BETWEEN: Final = " / "
-_MOST_VALUES: Final = 4
-_PACKAGES: Final = ("versions.labkit", "versions.python", "versions.platform")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +92,16 @@ def _conditions(found: Report) -> str:
     names = [line.id for line in found.runs]
     rows = [f"<tr><th></th>{''.join(f'<th>{_text(name)}</th>' for name in names)}</tr>"] if len(names) > 1 else []
     for name, texts in found.differing.items():
-        cells = "".join(f"<td>{_text(_short(text or _UNKNOWN))}</td>" for text in texts)
+        cells = "".join(f"<td>{_text(short(text or NOT_RECORDED))}</td>" for text in texts)
         rows.append(f"<tr><th>{_text(name)}</th>{cells}</tr>")
     differing = f'<div class="card"><h3>What differs</h3><table>{"".join(rows)}</table></div>' if found.differing else ""
-    same = "".join(f"<tr><th>{_text(name)}</th><td>{_text(text)}</td></tr>" for name, text in found.common.items())
-    common = f'<details class="card"><summary>The same in all runs</summary><table>{same}</table></details>' if same else ""
-    return f"<h2>Conditions</h2>{differing}{common}"
+    common = _folded("The same in all runs", found.common)
+    return f"<h2>Conditions</h2>{differing}{_folded(f'{PARTLY}; the value where recorded', found.facts.partly)}{common}"
+
+
+def _folded(summary: str, facts: Facts) -> str:
+    rows = "".join(f"<tr><th>{_text(name)}</th><td>{_text(text)}</td></tr>" for name, text in facts.items())
+    return f'<details class="card"><summary>{summary}</summary><table>{rows}</table></details>' if rows else ""
 
 
 def _cohort(cohort: Cohort, pictures: Sequence[Picture]) -> str:
@@ -173,22 +175,11 @@ def _warnings(line: RunLine) -> Iterator[str]:
 
 
 def _method(found: Report) -> str:
-    said = "".join(f"<li>{_text(text)}</li>" for text in METHOD)
-    versions = ", ".join(
-        f"{name.removeprefix('versions.').removeprefix('engines.')} {found.common[name]}"
-        for name in found.common
-        if name in _PACKAGES or name.startswith("engines.")
-    )
-    used = f'<p class="soft">Versions in all runs: {_text(versions)}</p>' if versions else ""
+    said = "".join(f"<li>{_text(text)}</li>" for text in found.method)
+    heads = (("Versions in all runs", found.facts.same), ("Versions not recorded in all runs", found.facts.partly))
+    versions = [f"{head}: {text}." for head, facts in heads if (text := versions_text(facts))]
+    used = f'<p class="soft">{_text(" ".join(versions))}</p>' if versions else ""
     return f'<h2>Method</h2><div class="card"><ul>{said}</ul>{used}</div>'
-
-
-def _short(text: str) -> str:
-    """Of many values, as a sweep has them, the first and the last."""
-    values = text.split(_BETWEEN)
-    if len(values) <= _MOST_VALUES:
-        return text
-    return f"{_BETWEEN.join(values[:2])} … {values[-1]} ({len(values)} values)"
 
 
 def _links(runs: Sequence[str]) -> str:

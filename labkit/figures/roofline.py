@@ -21,8 +21,8 @@ def roofline_figure(found: RooflineFound, *, caption: str = "") -> Figure:
     return Figure(
         name="roofline",
         title="Prefill and decode on this device's roofline",
-        subtitle=f"{found.model} on {found.peaks}. FLOPs and bytes from the model's "
-        "shape, times measured. Beside dots: tokens of a prefill step, requests of a decode step.",
+        subtitle=f"{found.model} on {found.peaks}. FLOPs and bytes from the model's shape. {found.clocks} "
+        "Beside dots: tokens of a prefill step, requests of a decode step.",
         panels=(_roof(found), *(_shares(found, phase) for phase in PHASES)),
         caption=caption,
         warnings=found.notes,

@@ -33,7 +33,8 @@ def second_opinion_figure(found: SecondOpinion, *, caption: str = "") -> Figure 
     return Figure(
         name="second_opinion",
         title="Second opinion: static estimate against simulated queueing",
-        subtitle=f"Projected and simulated, not measured. Poisson arrivals at {found.load:.0%} of each projected rate.{how}",
+        subtitle=f"Projected and simulated, not measured. Poisson arrivals at {found.load:.0%} of each projected rate.{how} "
+        f"{found.said}".strip(),
         panels=(
             _panel("Time to first token", found, ttft, found.slo.ttft_s, attained=True),
             _panel("Time per output token", found, tpot, found.slo.tpot_s),

@@ -75,7 +75,7 @@ def draw_exploration(run: Run, pins: Sequence[Pin], *, formats: Sequence[str] = 
     figures = figures_of(run.records(), run.manifest, only=over_time)
     if pins:
         accelerator = run.windows[0].accelerator if run.windows else "accelerator"
-        warnings = _warnings(run, pins)
+        warnings = _warnings(pins)
         figures.insert(0, pins_figure(pins, accelerator=accelerator, caption=figures[0].caption, warnings=warnings))
     folder = run.folder("figures")
     return [export(figure, folder / f"{figure.name}.{kind}") for figure in figures for kind in formats]
@@ -214,8 +214,8 @@ def _opinion_figures(run: Run) -> list[Figure]:
     return [] if drawn is None else [drawn]
 
 
-def _warnings(run: Run, pins: Sequence[Pin]) -> tuple[str, ...]:
-    found = warnings_of(pins, run.path.parent)
+def _warnings(pins: Sequence[Pin]) -> tuple[str, ...]:
+    found = warnings_of(pins)
     more = len(found) - _MOST_WARNINGS
     return (*found[:_MOST_WARNINGS], *([f"{more} more: `labkit show` lists them"] if more > 0 else ()))
 

@@ -6,7 +6,7 @@ A role has one hue everywhere (aggregated green, prefill amber, decode blue), a 
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from labkit.errors import LabError
@@ -34,9 +34,16 @@ GRID: Final = "#E3E6EA"
 FAINT: Final = "#9AA1AC"
 PAPER: Final = "#FFFFFF"
 
-#: More topologies of one kind than one: further hues, in order.
-_MORE_AGGREGATED: Final = (AGGREGATED, "#7FB800", "#00637C", "#A3A500")
-_MORE_DISAGGREGATED: Final = (DISAGGREGATED, "#D0569A", "#3B82C4", "#A65628", "#56B4E9", "#444444")
+#: More topologies of one kind than one: further hues, in order, as many as a pool of 16 workers has splits. After the first few
+#: each is what lies furthest in OKLab from those before it (0.06 or more), seen on white and on black (2.2 : 1), and no alarm.
+_MORE_AGGREGATED: Final = (
+    AGGREGATED, "#7FB800", "#00637C", "#A3A500", "#656902", "#73B5A8", "#918957", "#2D8810",
+    "#287B60", "#B8AF7C", "#016826", "#41C17D", "#03AD24", "#488D93", "#6D9821", "#79A56F",
+)  # fmt: skip
+_MORE_DISAGGREGATED: Final = (
+    DISAGGREGATED, "#D0569A", "#3B82C4", "#A65628", "#56B4E9", "#EE87FB", "#014BEE", "#EB9192",
+    "#BF4FFC", "#9D1577", "#A486CF", "#754D6C", "#B60BBB", "#6B68F9", "#FA49D0", "#2D519C",
+)  # fmt: skip
 
 TITLE_PT: Final = 13.0
 PANEL_PT: Final = 10.0
@@ -57,10 +64,15 @@ def topology_colors(sides: Iterable[tuple[str, str]]) -> dict[str, str]:
         except LabError:
             colors[side] = UNKNOWN
             continue
-        family = _MORE_DISAGGREGATED if split else _MORE_AGGREGATED
-        colors[side] = family[used[split] % len(family)]
+        colors[side] = _of_family(_MORE_DISAGGREGATED if split else _MORE_AGGREGATED, used[split])
         used[split] += 1
     return colors
+
+
+def _of_family(family: Sequence[str], number: int) -> str:
+    """The colours of a family in order, then the same again in ever lighter shades: no two are alike."""
+    turn, at = divmod(number, len(family))
+    return shades(family[at], turn + 1)[turn] if turn else family[at]
 
 
 def shades(color: str, count: int) -> list[str]:

@@ -15,7 +15,7 @@ from labkit.figures.marks import Dots, Figure, HLine, Line, Mark, Panel, Rects, 
 from labkit.whatif.claimed import WANTED, ClaimedPlace
 from labkit.whatif.study import WhatIf
 from labkit.whatif.winning import EVEN, Duel, WinningMap
-from labkit.whatif.words import CLAIMS, beside
+from labkit.whatif.words import CLAIMS, beside, recomputed_on
 
 _KINDS: Final = (("aggregated", style.AGGREGATED), ("disaggregated", style.DISAGGREGATED))
 #: Gains from which a place has its colour, and that colour; in between nobody wins.
@@ -44,9 +44,10 @@ _TITLES: Final = {
 
 def whatif_figures(found: WhatIf, *, caption: str = "") -> list[Figure]:
     """Every figure of a what-if, in the order in which they are shown."""
-    said = beside(found)
-    figures = [_frontiers(found, said, caption), *(_map(one, said, caption) for one in found.maps)]
-    return [*figures, _claims(found.claims, said, caption)] if found.claims else figures
+    figures = [_frontiers(found, beside(found), caption)]
+    figures += [_map(one, beside(found, *(one.ys if one.name == "models" else ())), caption) for one in found.maps]
+    of = dict.fromkeys(model for one in found.claims for model in one.models)
+    return [*figures, _claims(found.claims, beside(found, *of), caption)] if found.claims else figures
 
 
 def _frontiers(found: WhatIf, said: str, caption: str) -> Figure:
@@ -145,7 +146,7 @@ def _claims(claims: Sequence[ClaimedPlace], said: str, caption: str) -> Figure:
     panels = [panel for key in CLAIMS for panel in _claim(key, [one for one in claims if one.claim == key])]
     return Figure(
         name="projected_claims",
-        title="The published claims, projected",
+        title=f"The published claims, projected {recomputed_on(claims)}",
         subtitle=f"Output per GPU, disaggregated over aggregated, under equal limits; ISL 3000, OSL 150. {said}",
         panels=tuple(panels),
         caption=caption,

@@ -134,7 +134,7 @@ class Changes:
                 self.run.note(f"called off while {self.waiting.past}: {self._serves}", kind="resplit")
             raise
         except LabError as error:
-            self.run.note(f"a change failed: {error.what}", kind="fault")
+            self.run.fault(error, text=f"a change failed: {error.what}")
             raise
         finally:
             self.under_way, self.waiting = False, None
@@ -146,7 +146,7 @@ class Changes:
         noted = {text for t_ns, kind, text in list(self.run.notes) if kind == "fault" and t_ns >= self._changed_ns}
         for failure in self.deployment.failures:
             if failure.what not in noted:  # a watch may have seen it when it happened
-                self.run.note(failure.what, kind="fault")
+                self.run.fault(failure)
 
     @property
     def _serves(self) -> str:

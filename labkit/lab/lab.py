@@ -102,7 +102,7 @@ class Lab:
         model = model if isinstance(model, Model) else Model(model)
         wanted, options = Topology(topology), options or EngineOptions()
         made, found = engine_named(engine)
-        hosts = self._hosts = reach(nodes, placement, node, made, self.progress, lambda what: self.run.note(what, kind="fault"))
+        hosts = self._hosts = reach(nodes, placement, node, made, self.progress, lambda error: self.run.fault(error))
         with self._opening.under_way(self._fail, patience) as patience:
             self._simulation, hosts = simulated(engine, options, hosts)
             self._hosts = hosts

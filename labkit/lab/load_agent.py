@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self
@@ -25,6 +26,7 @@ from labkit.errors import LabError, LoadError
 from labkit.load.feed import Feed
 from labkit.load.progress import LoadResult, Progress
 from labkit.load.target import VLLM, Dialect, Target
+from labkit.serve.interrupts import held_back
 from labkit.spec import Workload
 
 _START_S: Final = 30.0
@@ -147,24 +149,25 @@ class LoadAgent:
         paths = os.environ.get("PYTHONPATH")
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([home, paths] if paths else [home])}
         env.pop("OPENAI_API_KEY", None)
-        try:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("ab") as errors:
-                process = subprocess.Popen(
-                    argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=env, start_new_session=True,
-                    pass_fds=(sending,),
-                )  # fmt: skip
-        except OSError as error:
-            os.close(receiving)
-            raise LoadError(f"cannot start a load shard for {run_dir}: {error}", remedy="check rights and free space") from error
-        finally:
-            os.close(sending)
-        agent = cls(process, shard, log, changed or threading.Condition(), Feed(receiving))
-        try:
+        with ExitStack() as undo:
+            with held_back():
+                try:
+                    log.parent.mkdir(parents=True, exist_ok=True)
+                    with log.open("ab") as errors:
+                        process = subprocess.Popen(
+                            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=env, start_new_session=True,
+                            pass_fds=(sending,),
+                        )  # fmt: skip
+                except OSError as error:
+                    os.close(receiving)
+                    why = f"cannot start a load shard for {run_dir}: {error}"
+                    raise LoadError(why, remedy="check rights and free space") from error
+                finally:
+                    os.close(sending)
+                agent = cls(process, shard, log, changed or threading.Condition(), Feed(receiving))
+                undo.callback(agent.close)
             agent.wait_for(lambda: agent._ready, _START_S, "the shard's start")
-        except BaseException:
-            agent.close()
-            raise
+            undo.pop_all()
         return agent
 
     @property

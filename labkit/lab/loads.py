@@ -151,7 +151,7 @@ class Loads:
         noted = {text for t_ns, kind, text in list(self.run.notes) if kind == "fault" and t_ns >= result.start_ns}
         for failure in failures:
             if failure.what not in noted:  # a watch may have seen it when it happened
-                self.run.note(failure.what, kind="fault", t_ns=result.end_ns)
+                self.run.fault(failure, t_ns=result.end_ns)
             self.progress(str(failure))
         return Measurement(self.run, window, self.slo(), result.counts, result.stopped, result.unsent)
 

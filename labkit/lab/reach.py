@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from labkit.errors import SpecError
+from labkit.errors import LabError, SpecError
 from labkit.lab.node_sampler import SamplingAgent
 from labkit.serve.cluster import checked_placement
 from labkit.serve.engines.base import Engine
@@ -20,7 +20,7 @@ def reach(
     node: Node | None,
     engine: Engine,
     progress: Callable[[str], None],
-    note: Callable[[str], None],
+    note: Callable[[LabError], None],
 ) -> LocalHost | RemoteHosts:
     """The machines; for this one alone only what it has.
 
@@ -30,7 +30,7 @@ def reach(
         node: this machine's hardware, where it is known.
         engine: what shall run there.
         progress: takes a line for the user.
-        note: takes what is to be kept when a node dies.
+        note: takes why a node died, which is to be kept.
 
     Raises:
         LabError: what was asked for cannot be had.
@@ -42,9 +42,9 @@ def reach(
         raise SpecError("both node and nodes are given", remedy="leave node out: the nodes of a cluster are inspected there")
     check_reach(engine)
 
-    def tell(what: str) -> None:
-        progress(what)
-        note(what)
+    def tell(lost: LabError) -> None:
+        progress(str(lost))
+        note(lost)
 
     return connect(nodes, placement=wanted, progress=progress, on_loss=tell, agent=SamplingAgent)
 

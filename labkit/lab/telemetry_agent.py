@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from typing import Final, Self
 import labkit
 from labkit.errors import LaunchError
 from labkit.live.gauges import Reading
+from labkit.serve.interrupts import held_back
 from labkit.telemetry.sampler import WatchedWorker
 from labkit.telemetry.spans import Progress
 
@@ -75,27 +77,31 @@ class TelemetryAgent:
         log.parent.mkdir(parents=True, exist_ok=True)
         package = str(Path(labkit.__file__).parents[1])
         path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
-        with log.open("ab") as errors:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "labkit.lab.telemetry_process"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": path, **(env or {})},
-            )
-        agent = cls(process, log, on_progress)
-        agent._reader.start()
-        rates = {"nvml_hz": nvml_hz, "host_hz": host_hz, "prometheus_hz": prometheus_hz}
-        gpus_asked = None if gpus is None else list(gpus)
-        agent._send({"run_dir": str(run_dir), "gpus": gpus_asked, "lab_pids": [os.getpid()], **rates})
-        with agent._heard:
-            agent._heard.wait_for(lambda: agent.otlp_endpoint or process.poll() is not None, timeout=_START_S)
-        if not agent.otlp_endpoint:
-            why = "did not answer" if process.poll() is None else f"exited with code {process.poll()}"
-            agent._kill()
-            tail = log.read_text(errors="replace")[-1000:].strip()
-            raise LaunchError(f"the telemetry sampler {why}: {tail or 'its log is empty'}", remedy=f"read {log}")
+        with ExitStack() as undo:
+            with held_back():
+                with log.open("ab") as errors:
+                    process = subprocess.Popen(
+                        [sys.executable, "-m", "labkit.lab.telemetry_process"],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=errors,
+                        start_new_session=True,
+                        env={**os.environ, "PYTHONPATH": path, **(env or {})},
+                    )
+                agent = cls(process, log, on_progress)
+                agent._reader.start()
+                undo.callback(agent._kill)
+            rates = {"nvml_hz": nvml_hz, "host_hz": host_hz, "prometheus_hz": prometheus_hz}
+            gpus_asked = None if gpus is None else list(gpus)
+            agent._send({"run_dir": str(run_dir), "gpus": gpus_asked, "lab_pids": [os.getpid()], **rates})
+            with agent._heard:
+                agent._heard.wait_for(lambda: agent.otlp_endpoint or process.poll() is not None, timeout=_START_S)
+            if not agent.otlp_endpoint:
+                why = "did not answer" if process.poll() is None else f"exited with code {process.poll()}"
+                agent._kill()  # what it still had to say is in its log then
+                tail = log.read_text(errors="replace")[-1000:].strip()
+                raise LaunchError(f"the telemetry sampler {why}: {tail or 'its log is empty'}", remedy=f"read {log}")
+            undo.pop_all()
         return agent
 
     def watch(

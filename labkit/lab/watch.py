@@ -242,9 +242,9 @@ class Watch:
         if not self._changing():
             for key, worker in dead.items():
                 if key not in self._deaths:
-                    what = worker.failure("serving").what
-                    self._deaths[key] = what.partition("\n")[0]
-                    self._run.note(what, kind="fault")
+                    failure = worker.failure("serving")
+                    self._deaths[key] = failure.what.partition("\n")[0]
+                    self._run.fault(failure)
         return {key[0]: self._deaths.get(key, "restarting") for key in dead}
 
     def _router_fault(self) -> RouterFault | None:
@@ -256,9 +256,9 @@ class Watch:
         if key not in self._deaths:
             if self._changing():
                 return None  # it may be ended on purpose
-            what = front.failure().what
-            self._deaths[key] = what.partition("\n")[0]
-            self._run.note(what, kind="fault")
+            failure = front.failure()
+            self._deaths[key] = failure.what.partition("\n")[0]
+            self._run.fault(failure)
         return RouterFault(front.tree.name, self._deaths[key], front.last_lines)
 
     def _close_wake(self) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
+
+from labkit.live.tails import Tail
 
 #: Kind of the runs that pins are.
 KIND: Final = "pin"
@@ -31,9 +33,13 @@ class Pin:
         t_s, window_s: when its window ended, on the exploration's clock, and how long it was.
         metrics: by the names of ``LiveStats``: ``output_tok_s_per_accelerator``, ``tok_s_per_user``, ``ttft_p50_s``,
             ``ttft_p99_s``, ``itl_p50_s``, ``itl_p99_s``, ``goodput_hz`` and what else was measured. What is absent is not known.
+        tails: how its TTFT and ITL are spread: ``ttft`` and ``itl``, each where it is known.
         requests: how many were measured.
         settings: of the workers, in words.
         slo: that goodput is held against, in words; empty where there was none.
+        settled: whether its window was found stationary; ``None`` where it has too few requests to tell (``measure.warmup``).
+        cut: how the beginning of its window was found, in words.
+        warnings: what a reader must know before believing it: the marks of its window that are warnings.
     """
 
     label: str
@@ -44,14 +50,28 @@ class Pin:
     t_s: float
     window_s: float
     metrics: Mapping[str, Estimate] = field(default_factory=dict)
+    tails: Mapping[str, Tail] = field(default_factory=dict)
     requests: int = 0
     settings: str = ""
     slo: str = ""
+    settled: bool | None = None
+    cut: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def stationary(self) -> str:
+        """``settled``, in words."""
+        return {True: "yes", False: "no", None: "too short to tell"}[self.settled]
 
     def value(self, metric: str) -> float | None:
         """The metric's value, or ``None`` where it is not known."""
         estimate = self.metrics.get(metric)
         return None if estimate is None else estimate.value
+
+
+def ttft_of(pins: Sequence[Pin]) -> Literal["ttft_p99_s", "ttft_p50_s"]:
+    """The TTFT that pins are drawn against: p99 where all have one, else p50."""
+    return "ttft_p99_s" if all(pin.value("ttft_p99_s") is not None for pin in pins) else "ttft_p50_s"
 
 
 def frontier(pins: Sequence[Pin], x: str, y: str, *, more_x: bool) -> list[Pin]:

@@ -134,7 +134,8 @@ class Sample:
         events: since the last tick.
         router: why no router takes requests; ``None`` while one does.
         frontend: what the router tells of requests; ``None`` where it tells nothing that is known here.
-        slow_ttft, slow_itl: the slowest since the last tick, at most a few each, and only beyond the SLO or the window's p99.
+        slow_ttft, slow_itl: the slowest since the last tick, at most a few each, and only beyond the SLO or the window's p99;
+            where there is neither for TTFT, beyond twice its median of the last minute.
     """
 
     t_s: float

@@ -17,6 +17,7 @@ import numpy as np
 
 from labkit.live.open_requests import NewChunks, NewEnds, NewFirsts, OpenRequests
 from labkit.live.sample import Dot, LiveStats
+from labkit.live.tails import Recent, Tail
 from labkit.load.feed import Batch
 from labkit.measure.columns import UNKNOWN, Floats, Ints
 from labkit.measure.gaps import Gaps
@@ -29,6 +30,11 @@ _SILENT_NS: Final = 2_000_000_000
 _MOST_DOTS: Final = 4
 _MOST_SLOW: Final = 8
 _REMEMBERED_NS: Final = 60_000_000_000
+#: Where a window has too few first tokens for a p99, one is slow that took so many times the median of the last minute: in a
+#: queue that waited for all of another request. The median is of so many first tokens at least.
+SLOW_MEDIANS: Final = 2.0
+LEAST_FIRSTS: Final = 5
+_MOST_FIRSTS: Final = least_values(99)
 
 Why = Literal["ttft", "itl", "failed"]
 
@@ -116,10 +122,13 @@ class LiveWindow:
         self._open = OpenRequests(self.slo)
         self._shards: dict[int, _Shard] = {}
         self._sent, self._chunks, self._firsts, self._ends = Trail(), Trail(), Trail(), Trail()
+        self._recent_ttft, self._recent_itl = Recent(), Recent()
+        self._uncounted_ns = -1  # when a chunk came that may hold any number of tokens
         self._new_firsts: list[NewFirsts] = []
         self._new_gaps: list[NewChunks] = []
         self._new_failures: list[tuple[int, int, str]] = []
         self._slow: deque[Slow] = deque()
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_MOST_FIRSTS)
         self._limits: tuple[float | None, float | None] = (self.slo.ttft_s, self.slo.tpot_s)
 
     def add(self, batch: Batch) -> None:
@@ -136,6 +145,9 @@ class LiveWindow:
         self._sent.add(np.array([t_ns for _, t_ns in batch.sent if t_ns >= batch.since_ns], np.int64))
         self._chunks.add(chunks.t_ns, chunks.tokens, chunks.gap_ns)
         self._firsts.add(firsts.t_ns, firsts.ttft_s)
+        newest = (column[-_MOST_FIRSTS:].tolist() for column in (firsts.t_ns, firsts.ttft_s))
+        self._recent.extend(zip(*newest, strict=True))
+        self._remember(firsts, chunks)
         self._ends.add(ends.t_ns, ends.good, ends.unknown, ends.tpot_s, ends.uncounted)
         self._new_firsts.append(firsts)
         self._new_gaps.append(chunks)
@@ -168,13 +180,27 @@ class LiveWindow:
         for trail in (self._sent, self._chunks, self._firsts, self._ends):
             trail.forget(start_ns)
         stats = self._stats(start_ns, max(end_ns, start_ns), accelerators)
-        limits = _least(self.slo.ttft_s, stats.ttft_p99_s), _least(self.slo.tpot_s, stats.itl_p99_s)
+        ttft_s = _least(self.slo.ttft_s, stats.ttft_p99_s)
+        limits = self._slow_ttft_s(end_ns) if ttft_s is None else ttft_s, _least(self.slo.tpot_s, stats.itl_p99_s)
         self._limits = (
             self.slo.ttft_s or stats.ttft_p99_s or stats.ttft_p50_s or self._limits[0],
             self.slo.tpot_s or stats.itl_p99_s or stats.itl_p50_s or self._limits[1],
         )
         slow_ttft, slow_itl = self._slowest(end_ns)
         return Tick(stats, _beyond(slow_ttft, limits[0]), _beyond(slow_itl, limits[1]))
+
+    def tails(self, since_ns: int) -> dict[str, Tail]:
+        """How the latencies of now are spread, of the last minute at most: ``ttft`` and ``itl``, each where there is any.
+
+        By the seconds in which the events were seen, as ``LiveStats`` are. On the thread that adds.
+
+        Args:
+            since_ns: what happened before is left out.
+        """
+        start_ns = max(since_ns, self._since_ns)
+        itl = Tail() if self._uncounted_ns >= start_ns else self._recent_itl.tail(start_ns, self._end_ns)
+        found = {"ttft": self._recent_ttft.tail(start_ns, self._end_ns), "itl": itl}
+        return {name: tail for name, tail in found.items() if tail.n}
 
     def slow(self, least_ns: int = 0) -> Sequence[tuple[float, Slow]]:
         """What was remembered of the last minute, with how bad it was: 1 is at the SLO (or at the window's p99); failures are
@@ -185,6 +211,14 @@ class LiveWindow:
             for one in self._slow.copy()  # the watch's thread adds meanwhile
             if one.t_ns >= least_ns
         ]
+
+    def _remember(self, firsts: NewFirsts, chunks: NewChunks) -> None:
+        self._recent_ttft.add(firsts.t_ns, firsts.ttft_s)
+        gap = chunks.gap_ns != UNKNOWN
+        t_ns, tokens = chunks.t_ns[gap], chunks.tokens[gap]
+        if (uncounted := tokens == UNKNOWN).any():
+            self._uncounted_ns = max(self._uncounted_ns, int(t_ns[uncounted].max()))
+        self._recent_itl.add(t_ns, chunks.gap_ns[gap] / 1e9, np.maximum(tokens - 1, 0))
 
     def _stats(self, start_ns: int, end_ns: int, accelerators: float) -> LiveStats:
         length_s = (end_ns - start_ns) / 1e9
@@ -221,6 +255,11 @@ class LiveWindow:
             end_ns=end_ns,
             lost=sum(shard.newest.lost for shard in shards),
         )
+
+    def _slow_ttft_s(self, end_ns: int) -> float | None:
+        """The TTFT beyond which a request is slow where neither an SLO nor a p99 says so: by the median of the last minute."""
+        ttft_s = [ttft_s for t_ns, ttft_s in self._recent if t_ns >= end_ns - _REMEMBERED_NS]
+        return SLOW_MEDIANS * float(np.median(ttft_s)) if len(ttft_s) >= LEAST_FIRSTS else None
 
     def _slowest(self, end_ns: int) -> tuple[list[Slow], list[Slow]]:
         """The worst of what has come since the last tick; kept for a minute."""

@@ -117,8 +117,13 @@ class Conversations:
         ends = self._offset("measure", block) + np.cumsum(self._block("measure", block).kept)
         return block * _BLOCK + int(np.searchsorted(ends, requests)) + 1
 
-    def notes(self, known: int) -> tuple[str, ...]:
-        """What a reader must know of the first ``known`` conversations of the measure phase, a sentence each."""
+    def notes(self, known: int, first: str = "") -> tuple[str, ...]:
+        """What a reader must know of the first ``known`` conversations of the measure phase, a sentence each.
+
+        Args:
+            known: how many there are, or are looked at.
+            first: stands before that number: empty where it is that of all.
+        """
         work, said = self._work, list[str]()
         if work.requests is not None:
             fewer = f", fewer than the {work.concurrency} at a time" if work.concurrency and known < work.concurrency else ""
@@ -128,13 +133,13 @@ class Conversations:
         lost = self._clipped(known)
         if lost.conversations:
             said.append(
-                f"{lost.conversations} of {known} conversations would outgrow {work.clip_tokens} tokens and end before: "
+                f"{lost.conversations} of {first}{known} conversations would outgrow {work.clip_tokens} tokens and end before: "
                 f"{lost.turns} turns left out"
             )
         if lost.firsts:
             said.append(
-                f"the first turns of {lost.firsts} of {known} conversations are longer than {work.clip_tokens} tokens and were "
-                f"clipped: {lost.prompt} tokens of prompts and {lost.answer} of answers left out"
+                f"the first turns of {lost.firsts} of {first}{known} conversations are longer than {work.clip_tokens} tokens "
+                f"and were clipped: {lost.prompt} tokens of prompts and {lost.answer} of answers left out"
             )
         return tuple(said)
 

@@ -127,10 +127,13 @@ class Schedule:
         work, said = self.workload, list[str]()
         if self.trace is None and work.clip_tokens is None and self.conversations is None:
             return ()
-        known = self.starts("measure")
-        if work.is_open_loop and (known is None or work.duration_s is not None):
-            known = sum(1 for _ in zip(self.arrivals("measure"), range(known or _COUNTED), strict=False))
-        known = known or _COUNTED
+        most = self.starts("measure")
+        if work.is_open_loop and (most is None or work.duration_s is not None):
+            known = sum(1 for _ in zip(self.arrivals("measure"), range(most or _COUNTED), strict=False))
+            certain = most is not None or known < _COUNTED
+        else:  # a closed loop that time ends sends as many as the server bears
+            known, certain = most or _COUNTED, most is not None and work.duration_s is None
+        first = "" if certain else "the first "
         if self.trace is not None:
             zeros = f"; {self.trace.zeros} lengths of 0 in it became 1" if self.trace.zeros else ""
             how = " drawn at random" if work.sample else ""
@@ -138,11 +141,11 @@ class Schedule:
             name = f"trace {Path(self.trace.path).name} (sha256 {self.trace.sha256[:12]})"
             said.append(f"{name}: {known} of {len(self.trace)} requests{how}{over}{zeros}")
         if self.conversations is not None:
-            return self.conversations.notes(known)
+            return self.conversations.notes(known, first)
         clipped, prompt, answer = self._clipped(known)
         if clipped:
             said.append(
-                f"{clipped} of {known} requests are longer than {work.clip_tokens} tokens and were clipped: "
+                f"{clipped} of {first}{known} requests are longer than {work.clip_tokens} tokens and were clipped: "
                 f"{prompt} tokens of prompts and {answer} of answers left out"
             )
         return tuple(said)

@@ -30,16 +30,18 @@ _CLOCK_DROP: Final = 0.10
 _BUSY: Final = 0.5
 _MOST_HITS: Final = 0.01
 _COUNTERS: Final = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
-_SHARING: Final = ("prefix_groups", "trace", "turns")  # of a workload: prompts that begin alike are meant
 
 
-def machine_marks(records: Records | Digest, window: Window, gpus: Collection[str] | None = None) -> list[Mark]:
+def machine_marks(
+    records: Records | Digest, window: Window, gpus: Collection[str] | None = None, let_go: Collection[str] = ()
+) -> list[Mark]:
     """Every mark that telemetry gives; what was not sampled gives none.
 
     Args:
         records: of the run.
         window: the measurement.
         gpus: sources of the GPUs that the topology holds (``gpu0``); all by default.
+        let_go: workers that were ended on purpose.
     """
     samples = _during(records.samples, window)
     found = [
@@ -47,10 +49,18 @@ def machine_marks(records: Records | Digest, window: Window, gpus: Collection[st
         _foreign_gpu(samples, window, gpus),
         _throttled(samples, window, gpus),
         _clock_drop(samples, window, gpus),
-        _restarts(records, samples, window),
+        _restarts(records, samples, window, let_go),
         _prefix_hits(samples, window),
     ]
     return [mark for mark in found if mark is not None]
+
+
+def busy_client(client: str, cores: float) -> Mark | None:
+    """The mark of a load client that used so much of a core."""
+    if cores <= MOST_CLIENT_CORES:
+        return None
+    text = f"the load client {client} used {cores:.0%} of the one core that it can use: it, and not the server, may set the pace"
+    return Mark("client_limited", text)
 
 
 def held_gpus(manifest: Mapping[str, Any], window: Window) -> frozenset[str] | None:
@@ -59,6 +69,13 @@ def held_gpus(manifest: Mapping[str, Any], window: Window) -> frozenset[str] | N
         if epoch.get("epoch") == window.epoch and epoch.get("gpus"):
             return frozenset(f"gpu{index}" for held in epoch["gpus"].values() for index in held)
     return None
+
+
+def workers_let_go(manifest: Mapping[str, Any], window: Window) -> frozenset[str]:
+    """Workers that re-splits up to a window's end ended: they served in an earlier epoch, and do not in the last one."""
+    epochs = [epoch for epoch in manifest.get("epochs") or () if epoch.get("start_ns", 0) <= window.end_ns]
+    served = [frozenset(epoch.get("roles") or ()) for epoch in epochs]
+    return frozenset().union(*served) - served[-1] if served else frozenset()
 
 
 def _during(samples: pa.Table, window: Window) -> pa.Table:
@@ -82,15 +99,12 @@ def _cpu(samples: pa.Table, window: Window) -> list[Mark | None]:
     steal = max(means(samples, "cpu_steal_fraction", window).values(), default=0.0)
     clients = {source: cores for source, cores in means(samples, "cpu_cores", window).items() if source.startswith("load")}
     client, busiest = max(clients.items(), key=lambda item: item[1], default=("", 0.0))
-    text = (
-        f"the load client {client} used {busiest:.0%} of the one core that it can use: it, and not the server, may set the pace"
-    )
     return [
         Mark("foreign_cpu", f"other processes of this node used {foreign:.2g} cores meanwhile")
         if foreign > MOST_FOREIGN_CORES.get(window.accelerator, MOST_FOREIGN_CORES["core"])
         else None,
         Mark("steal", f"the hypervisor took {steal:.1%} of the CPU time away meanwhile") if steal > MOST_STEAL else None,
-        Mark("client_limited", text) if busiest > MOST_CLIENT_CORES else None,
+        busy_client(client, busiest),
     ]
 
 
@@ -146,7 +160,7 @@ def _clock_drop(samples: pa.Table, window: Window, gpus: Collection[str] | None)
     return Mark("clock_drop", f"the SM clock of {_names(dropped)} fell from {high:.0f} to {low:.0f} MHz while it worked")
 
 
-def _restarts(records: Records | Digest, samples: pa.Table, window: Window) -> Mark | None:
+def _restarts(records: Records | Digest, samples: pa.Table, window: Window, let_go: Collection[str]) -> Mark | None:
     restarted, died = set(), set()
     for counter in _COUNTERS:
         for source, found in series(samples, counter).items():
@@ -154,9 +168,8 @@ def _restarts(records: Records | Digest, samples: pa.Table, window: Window) -> M
                 restarted.add(source)
     for source, found in series(samples, "processes").items():
         alive = found.value[found.t_ns >= window.start_ns]
-        if (
-            source.startswith("w") and len(alive) and alive.max() > 0 == alive.min()
-        ):  # one that was replaced before is 0 throughout
+        ended = len(alive) and alive.max() > 0 == alive.min()  # one that was replaced before is 0 throughout
+        if source.startswith("w") and source not in let_go and ended:
             died.add(source)
     faults = records.events.filter(pc.equal(records.events.column("kind"), "fault"))
     inside = pc.and_(
@@ -169,7 +182,7 @@ def _restarts(records: Records | Digest, samples: pa.Table, window: Window) -> M
 
 
 def _prefix_hits(samples: pa.Table, window: Window) -> Mark | None:
-    if any(window.workload.get(key) for key in _SHARING):
+    if _shares(window.workload):
         return None
     hits, asked = (total_growth(samples, f"vllm:prefix_cache_{what}_total", window) for what in ("hits", "queries"))
     if not hits or not asked or hits / asked <= _MOST_HITS:
@@ -179,6 +192,12 @@ def _prefix_hits(samples: pa.Table, window: Window) -> Mark | None:
         f"{hits / asked:.0%} of the prompt tokens came from a prefix cache, and the workload shares no prefixes: they were sent "
         "before, with the same seed",
     )
+
+
+def _shares(workload: Mapping[str, Any]) -> bool:
+    """Whether prompts that begin alike are meant: groups, conversations, the blocks of a trace; a CSV has lengths alone."""
+    blocks = str(workload.get("isl")) == "trace" and not str(workload.get("trace")).lower().endswith(".csv")
+    return bool(workload.get("prefix_groups") or workload.get("turns") or blocks)
 
 
 def _names(sources: Collection[str]) -> str:

@@ -22,6 +22,11 @@ class Mark:
     severity: Literal["note", "warning"] = "warning"
 
 
+def warnings_in(marks: Iterable[Mark]) -> tuple[str, ...]:
+    """The texts of those that are warnings."""
+    return tuple(mark.text for mark in marks if mark.severity == "warning")
+
+
 def grouped(marked: Iterable[tuple[str, Iterable[Mark]]]) -> dict[Kind, tuple[Mark, tuple[str, ...]]]:
     """Each kind once: its first mark, and the names of all windows that have it.
 

@@ -297,11 +297,19 @@ def _range(repeats_a: Sequence[Repeat], repeats_b: Sequence[Repeat], statistic: 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """Outcome of the stationarity test: ``z`` of the difference between the window's begin and end, and the relative change."""
+    """Outcome of the stationarity test.
+
+    Attributes:
+        z: of the difference between the window's begin and end.
+        change: that difference as a part of the overall mean.
+        first, last: means of the first and of the last third.
+    """
 
     stationary: bool
     z: float
     change: float
+    first: float
+    last: float
 
 
 def drift(t_s: npt.ArrayLike, values: npt.ArrayLike, *, limit_z: float = 3.29, least_change: float = 0.2) -> Drift | None:
@@ -332,7 +340,7 @@ def drift(t_s: npt.ArrayLike, values: npt.ArrayLike, *, limit_z: float = 3.29, l
     mean = float(np.abs(what).mean())
     change = difference / mean if mean else 0.0
     z = difference / error if error else (0.0 if difference == 0 else float(np.copysign(np.inf, difference)))
-    return Drift(abs(z) < limit or abs(change) < least_change, z, change)
+    return Drift(abs(z) < limit or abs(change) < least_change, z, change, float(head.mean()), float(tail.mean()))
 
 
 def _batches(n: int) -> int:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from labkit.measure.counters import is_shared
 from labkit.measure.digest import Digest
-from labkit.measure.machine import held_gpus, machine_marks
+from labkit.measure.machine import held_gpus, machine_marks, workers_let_go
 from labkit.measure.mark import Kind, Mark, grouped
 from labkit.measure.metrics import is_open_loop, summarise, taken_in
 from labkit.measure.outcomes import is_failure
@@ -39,6 +39,7 @@ def marks(
     *,
     dummy_weights: bool = False,
     gpus: Collection[str] | None = None,
+    let_go: Collection[str] = (),
 ) -> list[Mark]:
     """Every mark of a window, warnings first.
 
@@ -48,6 +49,7 @@ def marks(
         summary: what ``summarise`` said of it; computed where absent.
         dummy_weights: whether the model's weights are random (the records do not know).
         gpus: sources of the GPUs that the split holds (``held_gpus``); all that were sampled by default.
+        let_go: workers that a re-split ended (``workers_let_go``).
     """
     mine = taken_in(records, window)
     summary = summarise(mine, window) if summary is None else summary
@@ -61,7 +63,7 @@ def marks(
         _saturated(mine, window),
         _drift(measured, window),
         _cold(measured),
-        *machine_marks(mine, window, gpus),
+        *machine_marks(mine, window, gpus, let_go),
         _straddled(summary),
         _mixed(measured, window),
         _uncounted(requests),
@@ -78,7 +80,10 @@ def marks_of(
     records: Records | Digest, window: Window, manifest: Mapping[str, Any], summary: Mapping[str, float | None] | None = None
 ) -> list[Mark]:
     """Every mark of a window of a run, with what the run's manifest knows of it; ``summary`` as for ``marks``."""
-    found = marks(records, window, summary, dummy_weights=dummy_weights(manifest), gpus=held_gpus(manifest, window))
+    found = marks(
+        records, window, summary, dummy_weights=dummy_weights(manifest), gpus=held_gpus(manifest, window),
+        let_go=workers_let_go(manifest, window),
+    )  # fmt: skip
     transport = Transport.of_manifest(manifest, window.epoch)
     of_run = [mark for mark in (transport.mark if transport else None, imported(manifest)) if mark is not None]
     of_run += simulated_marks(manifest, window)
@@ -139,11 +144,9 @@ def _drift(measured: RequestMetrics, window: Window) -> Mark | None:
         text = "no stationary part was found in it: its figures depend on when it was cut"
         return Mark("not_stationary", text) if window.settled is False else None
     direction = "rose" if found.change > 0 else "fell"
-    return Mark(
-        "not_stationary",
-        f"TTFT {direction} by {abs(found.change):.0%} from the first to the last third of the window (Geweke z = {found.z:.1f}): "
-        "its figures depend on when it was cut",
-    )
+    means = f"{found.first * 1e3:,.0f} ms in the first third of the window to {found.last * 1e3:,.0f} ms in the last"
+    text = f"mean TTFT {direction} from {means} (Geweke z = {found.z:.1f}): its figures depend on when it was cut"
+    return Mark("not_stationary", text)
 
 
 def _saturated(records: Digest, window: Window) -> Mark | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,24 @@ from labkit.errors import LaunchError
 from labkit.serve import forking, supervisor
 from labkit.serve.engines.base import Command
 from labkit.serve.engines.failures import explain
+from labkit.serve.interrupts import held_back
 from labkit.serve.processes import Guard, Order, ProcessTree, execute_alone, execute_alone_apart
 
 #: ``0`` in the lab's environment: workers are never forked.
 VARIABLE = "LABKIT_FORK_SERVER"
 _POLL_S = 0.05
 _READY_S = 600.0  # a first import after an installation compiles for minutes
+_ANSWER_S = 30.0  # a fork takes milliseconds
+_LINGER_S = 5.0  # a supervisor sees the end of the last one that it spared in milliseconds
 _SAID_BYTES = 65536
 
 
 class NoFork(LaunchError):
     """A fork server cannot be used; workers are started the plain way."""
+
+
+class Silent(NoFork):
+    """A fork server takes requests and does not fork: it is stopped, or hangs."""
 
 
 class ForkServer:
@@ -52,16 +61,15 @@ class ForkServer:
         """
         self._turn, self._script = threading.Lock(), command.argv[1]
         self._socket: socket.socket | None = None
-        self.tree = ProcessTree(
-            "fork server", command.argv, env=command.env, log=log, start=execute_alone_apart if apart else execute_alone
-        )
-        try:
+        start = execute_alone_apart if apart else execute_alone
+        with ExitStack() as undo:
+            with held_back():
+                self.tree = ProcessTree("fork server", command.argv, env=command.env, log=log, start=start)
+                undo.callback(self.close)
             self._socket = self._connect(keep_waiting)
             hello = self._greeting(self._socket)
             self.load_s: float = hello["load_s"]
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
 
     @property
     def alive(self) -> bool:
@@ -73,6 +81,7 @@ class ForkServer:
 
         Raises:
             NoFork: the fork server is gone.
+            Silent: it does not answer in time.
         """
         assert self._socket is not None
         ours_in, theirs_out, theirs_in, ours_out = *os.pipe(), *os.pipe()
@@ -94,6 +103,12 @@ class ForkServer:
         finally:
             os.close(theirs_in)
             os.close(theirs_out)
+        answers = select.poll()
+        answers.register(ours_in, select.POLLIN)
+        if not answers.poll(_ANSWER_S * 1e3):  # what it may fork later finds its pipe closed, and ends
+            os.close(ours_in)
+            os.close(ours_out)
+            raise Silent(f"the fork server has not forked within {_ANSWER_S:g} s", remedy=f"read {self.tree.log}")
         stdout = os.fdopen(ours_in, "rb")
         return Guard(os.fdopen(ours_out, "wb"), stdout, stdout.read)
 
@@ -158,6 +173,7 @@ class ForkServers:
         self.load_s: float | None = None
         self._logs, self._progress, self._environ, self._apart = logs, progress, environ, apart
         self._servers: dict[Hashable, ForkServer | None] = {}  # by command and variables; None: not to be tried again
+        self._closed: list[ForkServer] = []  # supervisors of these may wait for workers that go on
 
     def server(self, command: Command | None, keep_waiting: Callable[[], None] = lambda: None) -> ForkServer | None:
         """The fork server with this command, started where there is none that lives; ``None``: start the plain way.
@@ -176,7 +192,7 @@ class ForkServers:
             self._progress(f"fork server: {found.failure().what}; another one is started")
         for other in self._servers.values():  # its workers go on without it
             if other is not None:
-                other.close()
+                self._close(other)
         self._servers = {known: other for known, other in self._servers.items() if other is None}
         server: ForkServer | None = None
         try:
@@ -191,14 +207,20 @@ class ForkServers:
         if server in self._servers.values():
             self._progress(f"fork server: not used any more, workers import the engine themselves: {why}")
             self._servers = {key: None if known is server else known for key, known in self._servers.items()}
-            server.close()
+            self._close(server)
 
     def close(self) -> None:
-        """End all of them; their workers should be gone by then."""
+        """End all of them, down to the last supervisor; their workers should be gone by then."""
         for server in self._servers.values():
             if server is not None:
-                server.close()
-        self._servers = {}
+                self._close(server)
+        for server in self._closed:
+            server.tree.join(_LINGER_S)
+        self._servers, self._closed = {}, []
+
+    def _close(self, server: ForkServer) -> None:
+        server.close()
+        self._closed.append(server)
 
     def _begin(self, command: Command, keep_waiting: Callable[[], None]) -> ForkServer:
         self._progress("fork server: imports the engine, once for all workers")

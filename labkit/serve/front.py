@@ -12,6 +12,7 @@ from pathlib import Path
 from labkit.errors import LaunchError
 from labkit.serve.engines.base import Engine, EngineOptions, RouterSpec
 from labkit.serve.engines.failures import explain, last_lines
+from labkit.serve.interrupts import held_back
 from labkit.serve.ports import PortLease, free_ports
 from labkit.serve.processes import ProcessTree
 from labkit.serve.requests import is_up
@@ -70,8 +71,9 @@ class Front:
             self.url, self.metrics_url, self.mode = f"http://127.0.0.1:{own}", engine.router_metrics(spec), options.router_mode
             self._port = own
             command = engine.router(spec)
-            self.tree = ProcessTree(f"router{epoch}", command.argv, env=command.env, log=log)
-            undo.callback(self.tree.stop)
+            with held_back():
+                self.tree = ProcessTree(f"router{epoch}", command.argv, env=command.env, log=log)
+                undo.callback(self.tree.stop)
             self._await_ready(ready_timeout_s, check)
             self._undo = undo.pop_all()
 

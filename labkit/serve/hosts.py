@@ -13,7 +13,7 @@ from typing import Protocol
 
 from labkit.errors import LaunchError
 from labkit.serve.engines.base import Command
-from labkit.serve.fork_server import ForkServer, ForkServers
+from labkit.serve.fork_server import ForkServer, ForkServers, Silent
 from labkit.serve.hardware import Devices, Node
 from labkit.serve.net import LOOPBACK, Net
 from labkit.serve.ports import free_ports
@@ -151,9 +151,11 @@ class LocalHost:
     ) -> Started:
         """Forked where that works, executed otherwise."""
         server = self._forks.server(fork, keep_waiting) if self._forks else None
-        if server is not None:
+        if self._forks is not None and server is not None:
             try:
                 tree = ProcessTree(name, command.argv, env=command.env, log=log, start=server.start)
+            except Silent as error:  # the next worker would wait as long
+                self._forks.distrust(server, error.what)
             except LaunchError as error:
                 self._progress(f"{name}: not forked, it imports the engine itself: {error.what}")
             else:

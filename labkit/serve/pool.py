@@ -18,6 +18,7 @@ from labkit.serve.counters import requests_on
 from labkit.serve.engines.base import Engine, EngineOptions, Place, WorkerSpec
 from labkit.serve.engines.failures import explain
 from labkit.serve.hosts import Hosts, Lease
+from labkit.serve.interrupts import Held, held_back
 from labkit.serve.models import ServedModel
 from labkit.serve.patience import CalledOff, Patience, Starting, closed_meanwhile
 from labkit.serve.ports import HIGHEST
@@ -251,28 +252,33 @@ class Pool:
         for place in places:
             on.setdefault(self._hosts.of(place.devices).name, []).append(place)
 
-        def begin(some: Sequence[Place]) -> None:
+        def begin(some: Sequence[Place], interrupt: Held) -> None:
             for place in some:
-                begun.append(self._begin(place, options[place.name], patience))
+                interrupt.check()
+                begun.append(self._begin(place, options[place.name], patience, interrupt))
 
-        if len(on) == 1:
-            begin(places)
-            return
-        with ThreadPoolExecutor(max_workers=len(on)) as threads:
-            for beginning in [threads.submit(begin, some) for some in on.values()]:
-                beginning.result()
+        with held_back() as interrupt:
+            if len(on) == 1:
+                begin(places, interrupt)
+                return
+            with ThreadPoolExecutor(max_workers=len(on)) as threads:
+                for beginning in [threads.submit(begin, some, interrupt) for some in on.values()]:
+                    beginning.result()
 
-    def _begin(self, place: Place, options: EngineOptions, patience: Patience) -> Worker:
+    def _begin(self, place: Place, options: EngineOptions, patience: Patience, interrupt: Held) -> Worker:
         if self._closing.is_set():
             raise closed_meanwhile()
         host, spec = self._hosts.of(place.devices), self._spec(place)
         command = self._engine.worker(replace(spec, devices=host.local(spec.devices)), self._model, options)
         self._draining.discard(spec.name)
         fork, log = self._engine.fork_server(command), _fresh(self._logs, spec.name)
-        begun = host.start(
-            spec.name, command, devices=host.local(spec.devices), log=log, fork=fork,
-            keep_waiting=lambda: patience.keep_waiting([spec.name]),
-        )  # fmt: skip
+
+        def keep_waiting() -> None:
+            interrupt.check()
+            patience.keep_waiting([spec.name])
+
+        devices = host.local(spec.devices)
+        begun = host.start(spec.name, command, devices=devices, log=log, fork=fork, keep_waiting=keep_waiting)
         return Worker(spec=spec, options=options, tree=begun.tree, forked=begun.forked)
 
     def _again_without_fork(self, begun: Sequence[Worker], error: LaunchError) -> list[Place]:

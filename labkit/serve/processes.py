@@ -21,6 +21,7 @@ from labkit.errors import OPEN_FILES_REMEDY, LaunchError
 from labkit.serve import supervisor
 
 _GRACE_S = 5.0
+_TAIL_BYTES = 2**20  # a worker that logs each request writes hundreds of times as much in an afternoon
 #: vLLM and its router change their titles, over what /proc shows of their variables; by these a tree is recognised.
 _KEPT_ENVIRON = {"SPT_NOENV": "1"}
 
@@ -226,6 +227,10 @@ class ProcessTree:
         if not self._gone.wait(self._grace_s + 15):
             self._kill_tree()
 
+    def join(self, timeout_s: float) -> None:
+        """Wait until the supervisor has ended too: behind ``stop``, one that spares others lives on as long as those do."""
+        self._waiter.join(timeout_s)
+
     def stop_soon(self) -> None:
         """Ask for the end without waiting, so that several trees end at the same time."""
         stdin = self._guard.stdin
@@ -296,9 +301,11 @@ class ProcessTree:
 
 
 def tail_of(log: Path, lines: int) -> str:
-    """The last lines of a log; nothing where it cannot be read."""
+    """The last lines of a log, of its last mebibyte at most; nothing where it cannot be read."""
     try:
-        text = log.read_text(errors="replace")
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            text = file.read().decode(errors="replace")
     except OSError:
         return ""
     return "\n".join(text.splitlines()[-lines:])

@@ -138,7 +138,7 @@ def connect(
     *,
     placement: Placement = "spread",
     progress: Callable[[str], None],
-    on_loss: Callable[[str], None],
+    on_loss: Callable[[LabError], None],
     agent: type[NodeAgent] = NodeAgent,
 ) -> RemoteHosts:
     """Put an agent on every node of a Ray cluster.
@@ -147,7 +147,7 @@ def connect(
         address: of its head; ``ray``: the cluster that runs on this machine, or that ``RAY_ADDRESS`` names.
         placement: how workers are dealt over the nodes.
         progress: takes a line for the user.
-        on_loss: takes what is to be said when a node dies, on a thread of its own.
+        on_loss: takes why a node died, on a thread of its own.
         agent: what runs on each node.
 
     Raises:

@@ -128,7 +128,7 @@ class RemoteHost:
         *,
         others: Sequence[str],
         progress: Callable[[str], None],
-        on_loss: Callable[[str], None],
+        on_loss: Callable[[LabError], None],
     ) -> None:
         """Begin to follow its trees.
 
@@ -136,7 +136,7 @@ class RemoteHost:
             member, link, facts: the machine.
             others: addresses of the other machines.
             progress: takes a line for the user.
-            on_loss: takes what is to be said when it is lost, once.
+            on_loss: takes why it is lost, once.
         """
         self.member, self.link, self.facts, self.name = member, link, facts, member.name
         self.net = Net(facts.net.address, facts.net.interface, tuple(others))
@@ -289,7 +289,7 @@ class RemoteHost:
             self.lost = LaunchError(f"node {self.name} died{along}: {error.what}", remedy="re-split without it, or launch again")
             for tree in self._trees.values():
                 tree.lose(self.lost)
-        self._on_loss(self.lost.what)
+        self._on_loss(self.lost)
 
 
 class RemoteHosts:

@@ -135,4 +135,4 @@ def _write(run: Run, table: str, rows: pa.Table) -> None:
     if not rows.num_rows:
         return
     with SegmentWriter(run.segment(table, "cut"), TABLES[table]) as writer:
-        writer.append({name: rows.column(name).to_pylist() for name in rows.schema.names})
+        writer.append({name: rows.column(name) for name in rows.schema.names})

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from labkit.errors import StoreError
+from labkit.errors import LabError, StoreError
 from labkit.measure.digest import Digest, digest
 from labkit.measure.records import EVENTS, TABLES, Records, Window
 from labkit.measure.simulated import is_simulated
@@ -112,6 +112,10 @@ class Run:
             self._events.append({"t_ns": [t_ns], "kind": [kind], "text": [text], "data": [encoded]})
             self._events.flush()
             self.notes.append((t_ns, kind, text))
+
+    def fault(self, error: LabError, *, text: str | None = None, t_ns: int | None = None) -> None:
+        """Keep what went wrong, in its own words unless ``text`` is given, with what to do about it: ``remedy`` of its data."""
+        self.note(error.what if text is None else text, kind="fault", data={"remedy": error.remedy}, t_ns=t_ns)
 
     def records(self, *, chunks: bool = True) -> Records:
         """Everything recorded so far, from Parquet or from segments; only numeric columns and dictionaries are large.

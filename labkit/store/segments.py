@@ -5,7 +5,7 @@ flushed so far and perhaps the torn beginning of one more, which it leaves out. 
 the first row that waits, even when no further row comes: at most that much is lost with the process.
 
 Every write ends in a seal: a batch without rows whose metadata has the CRC-32 of the bytes since the seal before. So a damaged
-segment is told from one that ends in a torn write, and is never read to other rows.
+segment is told from one that ends in a torn write, and is never read to other rows. A seal also tells when that was (``seek``).
 
 Dictionary columns are kept as plain strings inside a segment (a torn dictionary would cost every batch after it) and encoded
 again when read; compression makes up for the size.
@@ -17,6 +17,7 @@ import contextlib
 import io
 import os
 import threading
+import time
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ import pyarrow.ipc
 
 from labkit.errors import StoreError
 from labkit.measure.records import TABLES
+from labkit.store.seek import AT, Skip, skipped, told
 
 SUFFIX: Final = ".arrows"
 _ID: Final = b"labkit.segment"
@@ -39,7 +41,7 @@ _MESSAGE: Final = b"\xff\xff\xff\xff"
 _END_OF_STREAM: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 _OPTIONS: Final = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)  # threads cost ten times what they save
 
-Columns = Mapping[str, Sequence[Any] | np.ndarray[Any, Any]]
+Columns = Mapping[str, Sequence[Any] | np.ndarray[Any, Any] | pa.ChunkedArray]
 
 
 class SegmentWriter:
@@ -132,7 +134,7 @@ class SegmentWriter:
         for field in self._plain:
             values = columns.get(field.name)
             try:
-                array = pa.nulls(rows, field.type) if values is None else pa.array(values, type=field.type)
+                array = pa.nulls(rows, field.type) if values is None else _array(values, field.type)
             except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
                 raise StoreError(
                     f"column {field.name!r} of {self.path.name} takes {field.type}: {error}", remedy="give values of that type"
@@ -159,7 +161,8 @@ class SegmentWriter:
         """What the encoder made, with its seal."""
         data = self._take()
         note = f"{self._good_bytes} {self._good_bytes + len(data)} {zlib.crc32(data):08x}"
-        self._encoder.write_batch(self._empty, custom_metadata={_SEAL: note.encode()})
+        at = told(self._good_bytes, self._good_bytes + len(data), time.perf_counter_ns())
+        self._encoder.write_batch(self._empty, custom_metadata={_SEAL: note.encode(), AT: at})
         return data + self._take()
 
     def _take(self) -> bytes:
@@ -201,6 +204,11 @@ class SegmentWriter:
                     self._error = error
 
 
+def _array(values: Sequence[Any] | np.ndarray[Any, Any] | pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
+    """A column of a table stays in Arrow: no Python object is made of each value of a pin."""
+    return values.cast(kind).combine_chunks() if isinstance(values, pa.ChunkedArray) else pa.array(values, type=kind)
+
+
 def read_segment(path: Path, schema: pa.Schema | None = None) -> pa.Table:
     """The whole batches of a segment, finished or not; a torn or damaged tail is left out.
 
@@ -219,8 +227,12 @@ def read_segment(path: Path, schema: pa.Schema | None = None) -> pa.Table:
     return table if schema is None else encoded(table, schema, path)
 
 
-def segment_batches(path: Path) -> Iterator[pa.RecordBatch]:
+def segment_batches(path: Path, since_ns: int | None = None) -> Iterator[pa.RecordBatch]:
     """The whole batches of a segment one by one, with plain strings for dictionaries: no more than one write is in memory.
+
+    Args:
+        path: of the segment.
+        since_ns: batches of which no row had happened by then may be left out; what is left is in memory at once.
 
     Raises:
         StoreError: the file cannot be opened, or is damaged before its torn tail; of an older labkit's, without seals, all that
@@ -232,9 +244,11 @@ def segment_batches(path: Path) -> Iterator[pa.RecordBatch]:
         raise StoreError(f"cannot read segment {path}: {error}", remedy="check path and rights") from error
     with file:
         whole = file.size()  # what is appended from now on may be read while it is half written
+        skip = None if since_ns is None else skipped(path, since_ns)
+        source = file if skip is None else pa.BufferReader(_bytes(path, 0, skip.head) + _bytes(path, skip.start, whole))
         sealed, checked, waiting = True, 0, list[pa.RecordBatch]()
         try:
-            reader = pa.ipc.open_stream(file)
+            reader = pa.ipc.open_stream(source)
             sealed = _SEALED in (reader.schema.metadata or {})
             while True:
                 batch, notes = reader.read_next_batch_with_custom_metadata()
@@ -245,7 +259,7 @@ def segment_batches(path: Path) -> Iterator[pa.RecordBatch]:
                     waiting.append(batch)
                 else:
                     begin, end, crc = notes[_SEAL].split()
-                    after, file_at = int(end), file.tell()
+                    after, file_at = int(end), _place(source.tell(), skip)
                     if int(begin) != checked or zlib.crc32(_bytes(path, checked, after)) != int(crc, 16):
                         raise _damaged(path, checked)
                     yield from waiting
@@ -254,6 +268,11 @@ def segment_batches(path: Path) -> Iterator[pa.RecordBatch]:
             pass
     if sealed and _was_whole(_bytes(path, checked, whole)):
         raise _damaged(path, checked)
+
+
+def _place(at: int, skip: Skip | None) -> int:
+    """The place in the file of what is read next, behind ``at`` bytes of what is left of it."""
+    return at if skip is None or at < skip.head else at - skip.head + skip.start
 
 
 def segment_id(path: Path) -> str | None:

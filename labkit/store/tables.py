@@ -83,12 +83,16 @@ def count_rows(folder: Path, name: str) -> int:
 class TableParts:
     """What ``read_table`` finds, part by part: one at a time is in memory. May be iterated again.
 
+    Attributes:
+        since_ns: rows that had happened before may be left out.
+
     Raises:
         StoreError: a Parquet file is damaged or of another schema.
     """
 
     folder: Path
     name: str
+    since_ns: int | None = None
 
     def __iter__(self) -> Iterator[pa.Table]:
         schema = TABLES[self.name]
@@ -101,17 +105,19 @@ class TableParts:
             except (pa.ArrowException, OSError, ValueError) as error:
                 raise _damaged(path, error) from error
         for segment in _fresh(self.folder, self.name):
-            for part in _gathered(segment, _PART_ROWS):
+            for part in _gathered(segment, _PART_ROWS, self.since_ns):
                 yield encoded(part, schema, segment)
 
 
 def read_since(folder: Path, name: str, column: str, since_ns: int) -> pa.Table:
-    """The rows of ``read_table`` whose ``column`` is an instant from ``since_ns`` on; never is the whole table in memory.
+    """The rows of ``read_table`` whose ``column`` is an instant from ``since_ns`` on.
+
+    Never is the whole table in memory, and of a run that goes on what was written before is not read.
 
     Raises:
         StoreError: as ``TableParts``.
     """
-    parts = [part.filter(pc.greater_equal(part.column(column), since_ns)) for part in TableParts(folder, name)]
+    parts = [part.filter(pc.greater_equal(part.column(column), since_ns)) for part in TableParts(folder, name, since_ns)]
     parts = [part for part in parts if part.num_rows]
     return pa.concat_tables(parts).unify_dictionaries() if parts else TABLES[name].empty_table()
 
@@ -187,11 +193,11 @@ def _by_request(chunks: pa.Table) -> pa.Table:
     return chunks.take(pa.array(stable_order(request))) if len(request) else chunks
 
 
-def _gathered(segment: Path, least: int | None) -> Iterator[pa.Table]:
+def _gathered(segment: Path, least: int | None, since_ns: int | None = None) -> Iterator[pa.Table]:
     """The batches of a segment, put together to at least so many rows; ``None``: all of them, if there are any."""
     waiting: list[pa.RecordBatch] = []
     rows = 0
-    for batch in segment_batches(segment):
+    for batch in segment_batches(segment, since_ns):
         waiting.append(batch)
         rows += batch.num_rows
         if least is not None and rows >= least:

@@ -10,13 +10,16 @@ each on purpose:
 * ``output_lens`` of a server that tells no counts is 0 (vLLM counts the text again, or says 1).
 * A load that vLLM has no words for (a trace, a rate that changes, conversations at a rate) has ``request_rate`` ``inf``, and
   is told in a member of its own, ``labkit_load``.
+* What a reader must know before believing the file (what was left out, why it was stopped, every mark) is in ``labkit_notes``.
 * ``generated_texts`` are empty: texts are not kept. Statistics of nothing are null, where vLLM writes 0.
+
+As in vLLM's files, percentiles are those of however few values there are: labkit's own tables refuse them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -38,10 +41,12 @@ _MS: Final = 1e3
 #: The member that tells a load that vLLM has no words for, and what of a workload it holds.
 LOAD: Final = "labkit_load"
 LOAD_FIELDS: Final = ("rate", "arrivals", "burstiness", "trace", "time_scale", "turns", "think_s", "history")
+#: The member with what a reader must know, a sentence each.
+NOTES: Final = "labkit_notes"
 
 
 def to_vllm_bench(
-    records: Records | Digest, window: Window, *, model: str, date: str, tokenizer: str | None = None
+    records: Records | Digest, window: Window, *, model: str, date: str, tokenizer: str | None = None, notes: Sequence[str] = ()
 ) -> dict[str, Any]:
     """One measurement as the dict that ``vllm bench serve`` saves, JSON-ready.
 
@@ -51,16 +56,24 @@ def to_vllm_bench(
         model: ``model_id``.
         date: ``%Y%m%d-%H%M%S``, as vLLM writes it.
         tokenizer: ``tokenizer_id``; the model where ``None``.
+        notes: what a reader must know, a sentence each.
     """
-    export = _Export(records, window, model, date, tokenizer)
+    export = _Export(records, window, model, date, tokenizer, notes)
     return {**export.before, "itls": list(export.itls()), **export.after()}
 
 
 def save_vllm_bench(
-    records: Records | Digest, window: Window, path: Path, *, model: str, date: str, tokenizer: str | None = None
+    records: Records | Digest,
+    window: Window,
+    path: Path,
+    *,
+    model: str,
+    date: str,
+    tokenizer: str | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
     """The same as a file, written request by request: of the chunks a batch is in memory at a time; raises OSError."""
-    export = _Export(records, window, model, date, tokenizer)
+    export = _Export(records, window, model, date, tokenizer, notes)
     with path.open("w", encoding="utf-8") as file:
         file.write("{" + "".join(f"{_member(*item)}, " for item in export.before.items()) + '"itls": [')
         for number, gaps in enumerate(export.itls()):
@@ -74,7 +87,9 @@ class _Export:
     ``after`` is complete once ``itls`` has been read to its end.
     """
 
-    def __init__(self, records: Records | Digest, window: Window, model: str, date: str, tokenizer: str | None) -> None:
+    def __init__(
+        self, records: Records | Digest, window: Window, model: str, date: str, tokenizer: str | None, notes: Sequence[str]
+    ) -> None:
         taken = taken_in(records, window)
         rows = np.flatnonzero(equals(taken.requests, "phase", "measure"))
         rows = rows[np.argsort(ints(taken.requests, "index")[rows], kind="stable")]
@@ -95,6 +110,7 @@ class _Export:
         self._tokens_s = np.zeros(1)
         self.before: dict[str, Any] = {
             **_conditions(window.workload, model, tokenizer, date, len(table)),
+            **({NOTES: list(notes)} if notes else {}),
             "duration": duration_s,
             "completed": int(ok.sum()),
             "failed": int(found.failed.sum()),

@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from labkit.errors import ProjectionError
 from labkit.spec import Role
 from labkit.whatif.at_load import at_load
-from labkit.whatif.observed import Observation
+from labkit.whatif.observed import ENGINE, Observation
 from labkit.whatif.workers import KINDS, Beyond, Setting, WorkerPoint, Workers
 
 QUANTITIES: Final = ("ttft", "tpot", "throughput")
@@ -24,6 +24,7 @@ _LABELS: Final = {"ttft": "TTFT", "tpot": "TPOT", "throughput": "throughput"}
 _LEAST_RUNS: Final = 2
 
 Ask = Callable[[Setting], Workers]
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +45,37 @@ class Range:
 
     Attributes:
         systems: GPUs.
-        models: whose runs there were; another model is not refused, but named.
-        isl, osl: tokens.
-        batch: requests in flight of a worker that decodes.
+        engines: whose workers served.
+        models: whose runs there were; another one is not refused, but named as one whose error is unknown.
+        isl, osl: tokens, by kind of split.
+        batch: requests in flight of a worker that decodes, by kind.
         tps: degrees by role: ``A``, ``P`` and ``D``.
     """
 
     systems: tuple[str, ...]
+    engines: tuple[str, ...]
     models: tuple[str, ...]
-    isl: tuple[int, int]
-    osl: tuple[int, int]
-    batch: tuple[float, float]
+    isl: Mapping[str, tuple[int, int]]
+    osl: Mapping[str, tuple[int, int]]
+    batch: Mapping[str, tuple[float, float]]
     tps: Mapping[str, tuple[int, ...]]
 
     def __str__(self) -> str:
         degrees = ", ".join(f"{Role(role).noun} TP {'/'.join(map(str, tps))}" for role, tps in self.tps.items())
-        return (
-            f"{', '.join(self.systems)}; ISL {_span(self.isl)}, OSL {_span(self.osl)}, {_span(self.batch)} requests in flight a "
-            f"worker, {degrees}"
+        spans = {kind: self.spans(kind) for kind in self.batch}
+        told = next(iter(spans.values())) if len(set(spans.values())) == 1 else "; ".join(map(" ".join, spans.items()))
+        return f"{', '.join(self.models)} on {', '.join(self.systems)} with {', '.join(self.engines)}; {told}; {degrees}"
+
+    def spans(self, kind: str) -> str:
+        """Lengths and requests in flight of a kind that was measured."""
+        lengths = f"ISL {_span(self.isl[kind])}, OSL {_span(self.osl[kind])}"
+        return f"{lengths}, {_span(self.batch[kind])} requests in flight a worker"
+
+    def of_length(self, kind: str, isl: int, osl: int) -> bool:
+        """Whether a kind was measured with such requests."""
+        return all(
+            found is not None and found[0] <= value <= found[1]
+            for found, value in ((self.isl.get(kind), isl), (self.osl.get(kind), osl))
         )
 
 
@@ -76,6 +90,7 @@ class Calibration:
         runs: that it was fitted to in the end: all of them, or those not held out.
         held_out: whose errors these are.
         extrapolate: whether projections outside of the range were asked for.
+        measured: kinds of which there were runs, fitted to or held out.
     """
 
     factors: Mapping[str, Mapping[str, float]]
@@ -84,13 +99,25 @@ class Calibration:
     runs: tuple[str, ...]
     held_out: tuple[str, ...]
     extrapolate: bool = False
+    measured: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
         """The error, a sentence to stand beside every projected number."""
         told = " ".join(f"{kind.capitalize()}: {self._told(kind)}." for kind in KINDS)
         beyond = " Asked for beyond the calibrated range: there the error is unknown." if self.extrapolate else ""
-        return f"Error on held-out runs. {told} Calibrated on {self.range}.{beyond}"
+        return f"Error on held-out runs. {told} Calibrated by runs of {self.range}.{beyond}"
+
+    def words_of(self, *models: str) -> str:
+        """``words``, and which of these models' errors it does not tell."""
+        return " ".join(text for text in (self.words, self.unlike(*models)) if text)
+
+    def unlike(self, *models: str) -> str:
+        """Which of these models have no run here, a sentence; empty where each has."""
+        others = [model for model in dict.fromkeys(models) if model not in self.range.models]
+        if not others:
+            return ""
+        return f"Calibrated by runs of {', '.join(self.range.models)} alone: of {', '.join(others)} the error is unknown."
 
     def error_of(self, kind: str, quantity: str) -> HeldOutError | None:
         """``None``: unknown."""
@@ -99,7 +126,9 @@ class Calibration:
     def _told(self, kind: str) -> str:
         known = [f"{_LABELS[name]} {error}" for name in QUANTITIES if (error := self.error_of(kind, name)) is not None]
         if not known:
-            return "unknown, none was measured" if kind not in self.factors else "unknown, no run of it could be held out"
+            if kind in self.factors:
+                return "unknown, no run of it could be held out"
+            return "unknown, none was measured" if kind not in self.measured else "unknown, all runs of it are held out"
         lacking = [_LABELS[name] for name in QUANTITIES if self.error_of(kind, name) is None]
         return "; ".join([*known, *([f"{' and '.join(lacking)} unknown (no closed loop was held out)"] if lacking else [])])
 
@@ -107,7 +136,7 @@ class Calibration:
         """The workers corrected; those outside of the calibrated range go into ``beyond``, or stay where ``extrapolate`` is set.
 
         Raises:
-            ProjectionError: the GPU or a length is outside, or no worker is left.
+            ProjectionError: the GPU, the engine or a length is outside, or no worker is left.
         """
         asked = workers.setting
         if not self.extrapolate:
@@ -115,14 +144,16 @@ class Calibration:
         points: list[WorkerPoint] = []
         left_out: dict[str, list[WorkerPoint]] = {}
         for point in workers.points:
-            inside = self.extrapolate or self._holds(point)
+            inside = self.extrapolate or self._holds(asked, point)
             (points if inside else left_out.setdefault(_kind(point), [])).append(self._corrected(point))
         if not points:
             raise ProjectionError(f"no worker of {asked} is within the calibrated range: {self.range}", remedy=_BEYOND)
-        count = len(workers.points) - len(points)
+        count, known = len(workers.points) - len(points), ", ".join(self.range.models)
+        others = asked.model not in self.range.models
         notes = (
             *workers.notes,
             *([f"{count} of {len(workers.points)} workers are beyond the calibrated range"] if count else []),
+            *([f"runs of {asked.model}; it is corrected by those of {known}, and its error is unknown"] if others else []),
         )
         beyond = {kind: Beyond(self._measured(kind), kind in self.factors, tuple(found)) for kind, found in left_out.items()}
         return Workers(asked, f"{workers.source}, corrected by {len(self.runs)} runs", tuple(points), notes, beyond)
@@ -134,40 +165,50 @@ class Calibration:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """What ``to_dict`` made."""
-        held = {**data["range"], **{name: tuple(data["range"][name]) for name in ("systems", "models", "isl", "osl", "batch")}}
-        held["tps"] = {role: tuple(tps) for role, tps in held["tps"].items()}
+        held = {"engines": (ENGINE,), **data["range"]}  # once only vLLM's were calibrated by, and not named
+        held |= {name: tuple(held[name]) for name in ("systems", "engines", "models")}
+        for name in ("isl", "osl", "batch", "tps"):
+            spans = held[name] if isinstance(held[name], Mapping) else dict.fromkeys(data["factors"], held[name])  # once pooled
+            held[name] = {key: tuple(span) for key, span in spans.items()}
         errors = {
             kind: {name: HeldOutError(**error) for name, error in found.items()}
             for kind, found in data["errors"].items()
             if kind in KINDS  # earlier labkits pooled both: whose errors those were is not known
         }
         return cls(
-            data["factors"], errors, Range(**held), tuple(data["runs"]), tuple(data["held_out"]), bool(data["extrapolate"])
-        )
+            data["factors"], errors, Range(**held), tuple(data["runs"]), tuple(data["held_out"]), bool(data["extrapolate"]),
+            tuple(data.get("measured", data["factors"])),
+        )  # fmt: skip
 
     def _check(self, asked: Setting) -> None:
         r = self.range
-        lacks = [] if asked.system in r.systems else [f"{asked.system} (calibrated: {', '.join(r.systems)})"]
-        for name, value, (low, high) in (("ISL", asked.isl, r.isl), ("OSL", asked.osl, r.osl)):
-            if not low <= value <= high:
-                lacks.append(f"{name} {value} (calibrated: {_span((low, high))})")
+        lacks = [
+            f"{wanted} (calibrated: {', '.join(known)})"
+            for wanted, known in ((asked.system, r.systems), (asked.engine, r.engines))
+            if wanted not in known
+        ]
+        if not any(r.of_length(kind, asked.isl, asked.osl) for kind in r.isl):
+            known = " or ".join(dict.fromkeys(f"ISL {_span(r.isl[kind])}, OSL {_span(r.osl[kind])}" for kind in r.isl))
+            lacks.append(f"ISL {asked.isl}, OSL {asked.osl} (calibrated: {known})")
         if lacks:
             raise ProjectionError(f"outside of the calibrated range: {'; '.join(lacks)}", remedy=_BEYOND)
 
-    def _holds(self, point: WorkerPoint) -> bool:
-        if point.tp not in self.range.tps.get(point.role.value, ()):
+    def _holds(self, asked: Setting, point: WorkerPoint) -> bool:
+        kind = _kind(point)
+        if point.tp not in self.range.tps.get(point.role.value, ()) or not self.range.of_length(kind, asked.isl, asked.osl):
             return False
         if point.role is Role.PREFILL:  # they were projected one prompt at a time
             return point.batch == 1
-        return math.floor(self.range.batch[0]) <= point.batch <= math.ceil(self.range.batch[1])
+        least, most = self.range.batch[kind]
+        return math.floor(least) <= point.batch <= math.ceil(most)
 
     def _measured(self, kind: str) -> str:
         """What there was of a kind, for whoever asks about more."""
         if kind not in self.factors:
-            return f"no {kind} split was measured"
+            return f"no {kind} split was measured" if kind not in self.measured else f"all runs of {kind} splits are held out"
         roles = [Role.AGGREGATED] if kind == KINDS[0] else [Role.PREFILL, Role.DECODE]
         degrees = " and ".join(f"{role.noun} TP {'/'.join(map(str, self.range.tps.get(role.value, ())))}" for role in roles)
-        return f"{kind} splits were measured only with {degrees} and {_span(self.range.batch)} requests in flight a worker"
+        return f"{kind} splits were measured only with {degrees}, {self.range.spans(kind)}"
 
     def _corrected(self, point: WorkerPoint) -> WorkerPoint:
         mine = self.factors.get(_kind(point), {})
@@ -186,6 +227,14 @@ class NoCalibration:
     def words(self) -> str:
         """A sentence to stand beside every projected number."""
         return f"No error can be given: {self.reason}."
+
+    def words_of(self, *models: str) -> str:
+        """``words``: of no model is it known."""
+        return self.words
+
+    def unlike(self, *models: str) -> str:
+        """Nothing: no model differs from others here."""
+        return ""
 
     def applied(self, workers: Workers) -> Workers:
         """The workers as they were projected."""
@@ -245,6 +294,7 @@ def calibrate(
         runs=tuple(dict.fromkeys(one.run for one in fitted)),
         held_out=judged,
         extrapolate=extrapolate,
+        measured=tuple(kind for kind in KINDS if any(one.kind == kind for one in held)),
     )
 
 
@@ -295,16 +345,18 @@ def _fit(held: Sequence[_Held]) -> dict[str, dict[str, float]]:
 
 def _range(held: Sequence[_Held]) -> Range:
     settings = [one.observed.setting for one in held]
+    by_kind = {kind: mine for kind in KINDS if (mine := [one for one in held if one.kind == kind])}
     tps: dict[str, set[int]] = {}
     for one in held:
         for group in one.observed.topology.groups:
             tps.setdefault(group.role.value, set()).add(group.tp)
     return Range(
         systems=tuple(sorted({setting.system for setting in settings})),
+        engines=tuple(sorted({setting.engine for setting in settings})),
         models=tuple(sorted({setting.model for setting in settings})),
-        isl=(min(setting.isl for setting in settings), max(setting.isl for setting in settings)),
-        osl=(min(setting.osl for setting in settings), max(setting.osl for setting in settings)),
-        batch=(min(one.batch for one in held), max(one.batch for one in held)),
+        isl={kind: _ends([one.observed.setting.isl for one in mine]) for kind, mine in by_kind.items()},
+        osl={kind: _ends([one.observed.setting.osl for one in mine]) for kind, mine in by_kind.items()},
+        batch={kind: _ends([one.batch for one in mine]) for kind, mine in by_kind.items()},
         tps={role: tuple(sorted(found)) for role, found in sorted(tps.items())},
     )
 
@@ -321,6 +373,10 @@ def _why_not(runs: Sequence[str], judged: Sequence[str], said: Sequence[str]) ->
 
 def _kind(point: WorkerPoint) -> str:
     return KINDS[point.role is not Role.AGGREGATED]
+
+
+def _ends(values: Sequence[_Number]) -> tuple[_Number, _Number]:
+    return min(values), max(values)
 
 
 def _span(ends: tuple[float, float]) -> str:

@@ -24,9 +24,11 @@ ONE_AND_ONE: Final = Topology("1P@tp4+1D@tp4")
 OTHERS: Final = (Topology("1A@tp8"), Topology("2A@tp4"), Topology("8A"))
 #: From small to large: dense models of one family, in one precision.
 SIZES: Final = (("llama-3.1-8b-fp8", 8.0), ("llama-3.1-70b-fp8", 70.6))
+#: The GPU and the engine that the claims are of.
+CLAIMED_ON: Final = ("h100_sxm", "vllm")
 TPOTS_S: Final = (0.010, 0.015, 0.020, 0.030, 0.050)
 TTFTS_S: Final = (0.2, 0.5, 1.0)
-#: What the claims promise, as a ratio of output per GPU; gpt-oss only "more".
+#: What the claims promise, as a ratio of output per GPU: at least that much on one node, and more than that elsewhere.
 WANTED: Final[Mapping[str, float]] = {"one_node": 1.3, "two_nodes": 2.0, "gpt_oss": 1.0}
 _GPUS: Final = {"one_node": 8, "two_nodes": 16}
 
@@ -37,7 +39,7 @@ class ClaimedPlace:
 
     Attributes:
         claim: its key in the report.
-        model: that was projected.
+        model, system, engine: that were projected; the claims are of ``CLAIMED_ON``.
         slo: the limits that both kinds met.
         aggregated, disaggregated: the deployments; ``None`` where none meets the limits, or none was projected.
         named: which splits were asked for by name; empty where each kind's best was.
@@ -50,6 +52,8 @@ class ClaimedPlace:
 
     claim: str
     model: str
+    system: str
+    engine: str
     slo: Slo
     aggregated: Projected | None
     disaggregated: Projected | None
@@ -62,8 +66,13 @@ class ClaimedPlace:
 
     @property
     def where(self) -> str:
-        """Model, splits and limits, short."""
-        return f"{self.model}, {self.named + ', ' if self.named else ''}{self.slo}"
+        """Model, GPU, splits and limits, short."""
+        return f"{self.model} on {self.system}, {self.named + ', ' if self.named else ''}{self.slo}"
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All that its numbers are of."""
+        return (self.model,) if self.claim != "large_models" else tuple(model for model, _ in SIZES)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with what tells this place from others as ``facts``."""
@@ -71,7 +80,8 @@ class ClaimedPlace:
             kind: one and one.to_dict() for kind, one in (("aggregated", self.aggregated), ("disaggregated", self.disaggregated))
         }
         limits = {"TPOT limit": self.slo.tpot_s, "TTFT limit": self.slo.ttft_s}
-        facts = {"model": self.model, **{name: f"{limit * 1e3:g} ms" for name, limit in limits.items() if limit is not None}}
+        facts = {"model": self.model, "GPU": self.system, "engine": self.engine}
+        facts |= {name: f"{limit * 1e3:g} ms" for name, limit in limits.items() if limit is not None}
         if self.named and self.aggregated is not None:
             facts["against"] = str(self.aggregated.topology)
         place = {"projected": True, "claim": self.claim, "where": self.where, "holds": self.holds, "words": self.words}
@@ -81,8 +91,8 @@ class ClaimedPlace:
 def claimed_places(
     ask: Ask,
     *,
-    system: str = "h100_sxm",
-    engine: str = "vllm",
+    system: str = CLAIMED_ON[0],
+    engine: str = CLAIMED_ON[1],
     ttfts_s: Sequence[float] = TTFTS_S,
     tpots_s: Sequence[float] = TPOTS_S,
 ) -> tuple[ClaimedPlace, ...]:
@@ -90,7 +100,7 @@ def claimed_places(
 
     Args:
         ask: what says what workers do.
-        system, engine: the claims are of H100 and vLLM.
+        system, engine: to recompute them on.
         ttfts_s, tpots_s: limits.
     """
     limits = [Slo(ttft_s=ttft, tpot_s=tpot) for ttft in ttfts_s for tpot in tpots_s]
@@ -112,7 +122,7 @@ def _llama(ask: Ask, setting: Setting, limits: Sequence[Slo]) -> Iterator[Claime
     workers = ask(setting)
     for claim, gpus in _GPUS.items():
         for slo in limits:
-            yield _place(claim, setting.model, slo, duel(workers, gpus, slo), f"best splits of {gpus} GPUs")
+            yield _place(claim, setting, slo, duel(workers, gpus, slo), f"best splits of {gpus} GPUs")
 
 
 def _gpt_oss(ask: Ask, setting: Setting, limits: Sequence[Slo]) -> Iterator[ClaimedPlace]:
@@ -120,7 +130,7 @@ def _gpt_oss(ask: Ask, setting: Setting, limits: Sequence[Slo]) -> Iterator[Clai
     for slo in limits:
         for other in OTHERS:
             found = met(workers, slo, _of(other), _of(ONE_AND_ONE))
-            yield _place("gpt_oss", setting.model, slo, found, f"{ONE_AND_ONE} against {other}")
+            yield _place("gpt_oss", setting, slo, found, f"{ONE_AND_ONE} against {other}")
 
 
 def _of(split: Topology) -> Best:
@@ -138,12 +148,13 @@ def _sizes(ask: Ask, setting: Setting, limits: Sequence[Slo]) -> Iterator[Claime
         named, short = f"{large_b:g}B / {small_b:g}B on 8 GPUs", f"{_short(greater)} / {_short(lesser)}"
         both = greater.aggregated, greater.disaggregated
         unknown = greater.why_unknown or lesser.why_unknown
-        yield ClaimedPlace("large_models", large, slo, *both, named, holds, short, words, lesser.gain, unknown)
+        where = large, setting.system, setting.engine
+        yield ClaimedPlace("large_models", *where, slo, *both, named, holds, short, words, lesser.gain, unknown)
 
 
-def _place(claim: str, model: str, slo: Slo, found: Duel, named: str) -> ClaimedPlace:
+def _place(claim: str, setting: Setting, slo: Slo, found: Duel, named: str) -> ClaimedPlace:
     wanted, a, d = WANTED[claim], found.aggregated, found.disaggregated
-    holds = None if found.gain is None else found.gain > wanted if wanted == 1 else found.gain >= wanted
+    holds = None if found.gain is None else found.gain >= wanted if claim == "one_node" else found.gain > wanted
     if a is not None and d is None and not found.unknown:
         holds = False  # what the claim promises cannot be had, and the other can
     sides = " against ".join(
@@ -152,7 +163,10 @@ def _place(claim: str, model: str, slo: Slo, found: Duel, named: str) -> Claimed
         if kind not in found.unknown
     )
     words = ": ".join(text for text in (_times(found), sides) if text)
-    return ClaimedPlace(claim, model, slo, a, d, named, holds, _short(found), words, unknown=found.why_unknown)
+    return ClaimedPlace(
+        claim, setting.model, setting.system, setting.engine, slo, a, d, named, holds, _short(found), words,
+        unknown=found.why_unknown,
+    )  # fmt: skip
 
 
 def _short(found: Duel) -> str:

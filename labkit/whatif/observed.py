@@ -37,6 +37,8 @@ SYSTEMS: Final = (
     (r"\bL4\b", "l4"),
     (r"\bA30\b", "a30"),
 )
+#: Of every worker that the lab launches, Dynamo's too.
+ENGINE: Final = "vllm"
 #: Requests of a closed loop, in times those in flight: then half or more neither began with the first nor ended with the last.
 _LEAST_ROUNDS: Final = 4
 
@@ -117,7 +119,7 @@ def _observe(run: Run, side: str) -> Observation | str:
         run=run.id,
         side=side,
         setting=Setting(
-            model=_model(run.manifest), system=_system(run.manifest) or "", engine="vllm", isl=int(load["isl"]), osl=osl
+            model=_model(run.manifest), system=_system(run.manifest) or "", engine=ENGINE, isl=int(load["isl"]), osl=osl
         ),
         topology=Topology(first.topology),
         concurrency=float(load["concurrency"]) if closed else None,

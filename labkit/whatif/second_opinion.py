@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,8 +28,10 @@ from labkit.whatif.at_load import STEP_TOKENS, at_load
 from labkit.whatif.calibration import Calibration
 from labkit.whatif.kept import SIMULATION, kept_workers
 from labkit.whatif.projected import Projected
+from labkit.whatif.study import KEY as PROJECTED
 from labkit.whatif.study import WhatIf
 from labkit.whatif.timing_estimates import LINK_BYTES_S, StepEstimator, timing_from_estimates
+from labkit.whatif.words import beside, folded, projected_by
 from labkit.whatif.workers import KINDS, Workers
 
 #: Of a run's manifest.
@@ -84,12 +86,14 @@ class SecondOpinion:
         slo: of the question.
         sides: what could be simulated.
         left_out: what could not, and why.
+        said: whose projection it is and how far off it is known to be, to stand beside every number.
     """
 
     load: float
     slo: Slo
     sides: tuple[Opinion, ...]
     left_out: tuple[str, ...] = ()
+    said: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -98,13 +102,14 @@ class SecondOpinion:
             "slo": asdict(self.slo),
             "sides": [asdict(one) for one in self.sides],
             "left_out": list(self.left_out),
+            "said": self.said,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """What ``to_dict`` made."""
         sides = tuple(Opinion(**{**one, "notes": tuple(one["notes"])}) for one in data["sides"])
-        return cls(float(data["load"]), Slo(**data["slo"]), sides, tuple(data["left_out"]))
+        return cls(float(data["load"]), Slo(**data["slo"]), sides, tuple(data["left_out"]), str(data.get("said", "")))
 
     def __str__(self) -> str:
         return "\n".join(_text(self))
@@ -156,7 +161,7 @@ def second_opinion(
             sides.append(_simulate(run, found, kind, one, seconds, load, estimator, tell))
         except LabError as error:
             left_out.append(f"{one.topology}: {error.what}")
-    opinion = SecondOpinion(load, found.question.slo, tuple(sides), tuple(left_out))
+    opinion = SecondOpinion(load, found.question.slo, tuple(sides), tuple(left_out), beside(found))
     run.update(**{KEY: opinion.to_dict(), "answer": f"{found}\n\n{opinion}"})
     run.write_summary({"verdict": f"{found}\n\n{opinion}"})
     return opinion
@@ -164,7 +169,14 @@ def second_opinion(
 
 def kept_opinion(run: Run) -> SecondOpinion | None:
     """The second opinion that a run holds; ``None`` where none was asked for."""
-    return SecondOpinion.from_dict(run.manifest[KEY]) if isinstance(run.manifest.get(KEY), Mapping) else None
+    kept, projected = run.manifest.get(KEY), run.manifest.get(PROJECTED)
+    if not isinstance(kept, Mapping):
+        return None
+    opinion = SecondOpinion.from_dict(kept)
+    if opinion.said or not isinstance(projected, Mapping):
+        return opinion
+    # Earlier labkits kept it with the projection alone.
+    return replace(opinion, said=projected_by(projected["source"], projected["error_words"]))
 
 
 def part_of(one: Projected, isl: int, osl: int, profiles: Mapping[int, TimingProfile], cores: float, load: float) -> Part:
@@ -247,7 +259,7 @@ def profiles_of(found: WhatIf, kind: str, one: Projected, estimator: StepEstimat
     setting, error = found.question.setting, found.error
     factors = error.factors.get(kind, {}) if isinstance(error, Calibration) else {}
     prefill = 1.0 if kind == KINDS[1] else factors.get("ttft", 1.0)
-    told = (error.words, *(f"{note[0].upper()}{note[1:]}." for note in _uncorrected(found, kind)))
+    told = (error.words_of(setting.model), *(f"{note[0].upper()}{note[1:]}." for note in _uncorrected(found, kind)))
     make = partial(
         timing_from_estimates, setting.model, setting.system, engine=setting.engine, longest=setting.isl + setting.osl,
         kv_transfer_bytes_s=LINK_BYTES_S, factors=(prefill, factors.get("tpot", 1.0)),
@@ -287,6 +299,7 @@ def _stretched(slo: Slo, factor: float) -> Slo:
 def _text(found: SecondOpinion) -> list[str]:
     """A table, side by side; no number without what it is."""
     lines = [f"Second opinion, simulated and not measured: Poisson arrivals at {found.load:.0%} of each split's projected rate."]
+    lines += [folded(f"Static estimate: {found.said[0].lower()}{found.said[1:]}")] if found.sides and found.said else []
     if found.sides:
         rows = [("", *(f"{one.topology}" for one in found.sides))]
         rows += [(label, *(cell(one) for one in found.sides)) for label, cell in _ROWS]

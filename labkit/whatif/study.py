@@ -147,10 +147,12 @@ class WhatIf:
         """JSON-ready."""
         return {
             "projected": True, "question": self.question.to_dict(), "source": self.source, "error": self.error.to_dict(),
-            "error_words": self.error.words, "best": self.met.to_dict(), "infeasible": self.infeasible,
+            "error_words": self.error.words_of(self.question.setting.model),
+            "best": self.met.to_dict(), "infeasible": self.infeasible,
             "frontiers": {kind: [one.to_dict() for one in found]
                           for kind, found in zip(("aggregated", "disaggregated"), self.frontiers, strict=True)},
-            "maps": [one.to_dict() for one in self.maps], "claims": [one.to_dict() for one in self.claims],
+            "maps": [one.to_dict() for one in self.maps],
+            "claims": [{**one.to_dict(), "error_words": self.error.words_of(*one.models)} for one in self.claims],
             "kv_bytes": self.kv_bytes, "notes": list(self.notes),
         }  # fmt: skip
 

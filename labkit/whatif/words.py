@@ -7,10 +7,10 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from labkit.whatif.calibration import Calibration
-from labkit.whatif.claimed import ClaimedPlace
+from labkit.whatif.calibration import Calibration, NoCalibration
+from labkit.whatif.claimed import CLAIMED_ON, ClaimedPlace
 from labkit.whatif.projected import TTFT_WAIT
-from labkit.whatif.winning import EVEN, WINNERS, Duel, WinningMap
+from labkit.whatif.winning import EVEN, WINNERS, Duel
 from labkit.whatif.workers import KINDS
 
 if TYPE_CHECKING:
@@ -31,20 +31,42 @@ CLAIMS: Final = {
 
 def whatif_text(found: WhatIf) -> str:
     """The answer, its error, the map in words, and each claim."""
-    return "\n".join(
-        _folded(line) for line in (*_answer(found), "", *_maps(found.maps), *_claims(found.claims), *_small_print(found))
+    return "\n".join(_laid_out(line) for line in (*_answer(found), "", *_maps(found), *_claims(found), *_small_print(found)))
+
+
+def beside(found: WhatIf, *models: str) -> str:
+    """What stands beside every number that is shown elsewhere: that it is projected, by whom, and its error.
+
+    Args:
+        found: what was projected.
+        models: whose numbers these are; by default the question's.
+    """
+    return projected_by(found.source, found.error.words_of(*(models or (found.question.setting.model,))))
+
+
+def projected_by(source: str, error: str) -> str:
+    """The same of a source and an error in words."""
+    return f"Projected by {source}, not measured. {error}"
+
+
+def folded(line: str) -> str:
+    """A line of text in lines as wide as an answer."""
+    indent = "  " if line.startswith("  ") else ""
+    return (
+        textwrap.fill(line, _WIDTH, subsequent_indent=indent + ("  " if indent else ""), break_on_hyphens=False) if line else ""
     )
 
 
-def beside(found: WhatIf) -> str:
-    """What stands beside every number that is shown elsewhere: that it is projected, by whom, and its error."""
-    return f"Projected by {found.source}, not measured. {found.error.words}"
+def recomputed_on(claims: Sequence[ClaimedPlace]) -> str:
+    """The GPU and engine that claims were recomputed on, and whose they are where that is another."""
+    there = (claims[0].system, claims[0].engine)
+    return f"on {there[0]} with {there[1]}" + ("" if there == CLAIMED_ON else f" (claimed of {' with '.join(CLAIMED_ON)})")
 
 
 def _answer(found: WhatIf) -> Iterator[str]:
     asked = found.question
     yield f"Projected, not measured: {asked}."
-    yield found.error.words
+    yield found.error.words_of(asked.setting.model)
     if found.infeasible:
         yield f"Infeasible: {found.infeasible}."
         return
@@ -57,7 +79,7 @@ def _answer(found: WhatIf) -> Iterator[str]:
 
 def _advice(met: Duel, found: WhatIf) -> str:
     gain = met.gain
-    doubt = _doubt(gain, found.error) if gain is not None and isinstance(found.error, Calibration) else ""
+    doubt = _doubt(gain, found.error, found.question.setting.model) if gain is not None else ""
     if met.unknown:
         return _measure(met)
     if gain is None:
@@ -78,8 +100,12 @@ def _measure(met: Duel) -> str:
     return f"Do: measure {kinds} splits there; {known} is not known until then (or give extrapolate=True: its error is unknown)."
 
 
-def _doubt(gain: float, error: Calibration) -> str:
+def _doubt(gain: float, error: Calibration | NoCalibration, model: str) -> str:
     """Whether the errors of throughput of both kinds together could be the whole of a gain."""
+    if isinstance(error, NoCalibration):
+        return ""
+    if model not in error.range.models:
+        return f" The error of {model} is unknown: measure both before you decide."
     a, d = (error.error_of(kind, "throughput") for kind in KINDS)
     if a is None or d is None:
         lacking = " and ".join(kind for kind, one in zip(KINDS, (a, d), strict=True) if one is None)
@@ -93,12 +119,14 @@ def _doubt(gain: float, error: Calibration) -> str:
     return f" The gain is smaller than the worst errors of throughput ({worst}): measure both before you decide."
 
 
-def _maps(maps: Sequence[WinningMap]) -> Iterator[str]:
-    for one in maps:
+def _maps(found: WhatIf) -> Iterator[str]:
+    for one in found.maps:
         counted = {kind: one.count(kind) for kind in WINNERS}
         counts = ", ".join(f"{kind} in {count}" for kind, count in counted.items() if count)
         places = f"{len(one.duels)} place{'s' * (len(one.duels) != 1)}"
-        yield f"Over {one.x_label} and {one.y_label} ({one.fixed}), {places} projected: {counts}."
+        yield f"Over {one.x_label} and {one.y_label} ({one.fixed}), {places}: {counts}."
+        if one.name == "models" and (unlike := found.error.unlike(*one.ys)):
+            yield f"  {unlike}"
         if reasons := list(dict.fromkeys(duel.why_unknown for duel in one.duels if duel.why_unknown)):
             yield f"  unknown: {'; '.join(reasons[:_MOST_REASONS])}{'; …' if len(reasons) > _MOST_REASONS else ''}."
         gains = [duel for duel in one.duels if duel.gain is not None]
@@ -107,11 +135,12 @@ def _maps(maps: Sequence[WinningMap]) -> Iterator[str]:
             yield f"  most {most.gain:.2f} times at {most.x}, {most.y}; least {least.gain:.2f} times at {least.x}, {least.y}."
 
 
-def _claims(claims: Sequence[ClaimedPlace]) -> Iterator[str]:
-    for key, title in CLAIMS.items():
-        mine = [one for one in claims if one.claim == key]
+def _claims(found: WhatIf) -> Iterator[str]:
+    for key, claim in CLAIMS.items():
+        mine = [one for one in found.claims if one.claim == key]
         if not mine:
             continue
+        title = f"{claim}, {recomputed_on(mine)}"
         told = [one for one in mine if one.holds is not None]
         pro = [one for one in told if one.holds]
         yield ""
@@ -120,6 +149,8 @@ def _claims(claims: Sequence[ClaimedPlace]) -> Iterator[str]:
         else:
             why = next((one.unknown for one in mine if one.unknown), "both kinds meet the limits nowhere")
             yield f"{title}: cannot be told; {why}."
+        if unlike := found.error.unlike(*mine[0].models):
+            yield f"  {unlike}"
         yield from _grid(mine)
 
 
@@ -153,10 +184,5 @@ def _small_print(found: WhatIf) -> Iterator[str]:
     yield from (f"Missing: {note}." for note in found.notes)
 
 
-def _folded(line: str) -> str:
-    if line.startswith(_CELLS):
-        return line.removeprefix(_CELLS)
-    indent = "  " if line.startswith("  ") else ""
-    return (
-        textwrap.fill(line, _WIDTH, subsequent_indent=indent + ("  " if indent else ""), break_on_hyphens=False) if line else ""
-    )
+def _laid_out(line: str) -> str:
+    return line.removeprefix(_CELLS) if line.startswith(_CELLS) else folded(line)

@@ -13,6 +13,8 @@ from labkit.spec import Role
 
 #: Of splits.
 KINDS: Final = ("aggregated", "disaggregated")
+#: Backends whose kernels were timed, as the model of performance calls them.
+BACKENDS: Final = ("vllm", "trtllm", "sglang")
 #: TP degrees of workers within a node of eight GPUs.
 DEGREES: Final = (1, 2, 4, 8)
 _MOST_TOKENS: Final = 1_000_000
@@ -25,11 +27,11 @@ class Setting:
     Attributes:
         model: a bundled shape, a folder with ``config.json``, or a hub id.
         system: the GPU, as the model of performance calls it: ``h100_sxm``.
-        engine: ``vllm``, whose kernels were timed.
+        engine: one of ``BACKENDS``, whose kernels were timed.
         isl, osl: tokens of every prompt and of every answer.
 
     Raises:
-        SpecError: lengths that no request has.
+        SpecError: an engine that is no such backend, or lengths that no request has.
     """
 
     model: str
@@ -39,6 +41,11 @@ class Setting:
     osl: int
 
     def __post_init__(self) -> None:
+        if self.engine not in BACKENDS:
+            raise SpecError(
+                f"engine = {self.engine!r} is no backend whose kernels were timed",
+                remedy=f"use one of {', '.join(BACKENDS)}; Dynamo's workers here are vLLM's: engine=vllm projects them",
+            )
         for name, value, least in (("isl", self.isl, 1), ("osl", self.osl, 2)):
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MOST_TOKENS:
                 raise SpecError(

@@ -20,6 +20,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
+from report import Value, write  # noqa: E402
+
 from labkit.lab.load_agent import LoadAgent  # noqa: E402
 from labkit.live.window import LiveWindow  # noqa: E402
 from labkit.spec import Workload  # noqa: E402
@@ -61,7 +63,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=240)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--repeats", type=int, default=3)
-    asked = parser.parse_args()
+    asked, _ = parser.parse_known_args()  # `make bench` hands every benchmark the same arguments
     with tempfile.TemporaryDirectory() as folder:
         server = subprocess.Popen(
             [sys.executable, str(HERE / "mock_server.py"), "--log", f"{folder}/log.npz"], stdout=subprocess.PIPE, text=True
@@ -69,16 +71,17 @@ def main() -> None:
         assert server.stdout is not None
         url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
         try:
-            compare(url, Path(folder), asked.streams, asked.seconds, asked.repeats)
+            values = compare(url, Path(folder), asked.streams, asked.seconds, asked.repeats)
         finally:
             server.terminate()
             server.wait()
             server.stdout.close()
+    print(f"written to {write('live_feed', values)}")
 
 
-def compare(url: str, folder: Path, streams: int, seconds: float, repeats: int) -> None:
+def compare(url: str, folder: Path, streams: int, seconds: float, repeats: int) -> list[Value]:
     """Runs without and with a watch, in turns; the order changes from pair to pair."""
-    ratios = []
+    ratios, median_ms, most_ms, lost = [], list[float](), list[float](), 0
     with LoadAgent.start(folder) as agent:
         agent.target(0, url, "mock", vocab=4096)
         first = 0
@@ -92,13 +95,24 @@ def compare(url: str, folder: Path, streams: int, seconds: float, repeats: int) 
                 if looker is not None:
                     looker.end()
                     ticks = sorted(looker.cost_ms[-int(seconds / TICK_S / 2) :])
+                    median_ms.append(statistics.median(ticks))
+                    most_ms.append(ticks[-1])
+                    lost += looker.lost
                     print(
-                        f"  tick: median {statistics.median(ticks):.1f} ms, most {ticks[-1]:.1f} ms of CPU, "
+                        f"  tick: median {median_ms[-1]:.1f} ms, most {ticks[-1]:.1f} ms of CPU, "
                         f"with {looker.gaps} gaps in the window; {looker.lost} batches lost"
                     )
             ratios.append(cpu_s[True] / cpu_s[False])
             print(f"  shard: {cpu_s[False]:.2f} s without, {cpu_s[True]:.2f} s with a watch: {ratios[-1]:.3f}")
     print(f"shard's CPU with a watch / without, {streams / 0.02:.0f} chunks/s: median {statistics.median(ratios):.3f}")
+    return [
+        Value("chunks of the load", round(streams / 0.02), "/s"),
+        Value("shard's CPU, watched / not, median", round(statistics.median(ratios), 3), "", "the same load without a watch"),
+        *(Value(f"the same of pair {pair}", round(ratio, 3), "") for pair, ratio in enumerate(ratios, 1)),
+        Value("CPU of a tick, median", round(statistics.median(median_ms), 1), "ms"),
+        Value("CPU of a tick, most", round(max(most_ms), 1), "ms"),
+        Value("batches lost", lost, "", None, "0", lost == 0),
+    ]
 
 
 if __name__ == "__main__":

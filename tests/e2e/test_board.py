@@ -1,5 +1,6 @@
 """What the board's script decides, evaluated in a real browser on data made by hand: which dots stay, where outliers go, which
-marks are named, how columns thin and numbers are written; the names that the captions give to controls; and the tabs."""
+marks are named, how columns thin and numbers are written; the names that the captions give to controls; whether a list is in
+somebody's hands; and the tabs."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from labkit.dashboard import captions, live_figure, tabs
+from labkit.dashboard import captions, held, live_figure, tabs
 from labkit.dashboard.pareto import pareto
 from tests.support.jupyterlab import chromium
 from tests.support.live_feed import pins
@@ -226,6 +227,22 @@ def test_controls_get_the_name_of_their_caption_those_that_come_later_too(page: 
     page.evaluate("() => { undo(); document.querySelector('.lk-field').insertAdjacentHTML('beforeend', '<input id=after>') }")
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     assert page.evaluate("() => document.getElementById('after').title") == "", "its watch has ended"
+
+
+def test_a_list_is_held_while_it_has_the_focus_and_no_longer(page: Any) -> None:
+    page.set_content('<div class="lk-field"><select id="list"></select></div><input id="elsewhere"><div id="here"></div>')
+    draw(page, Path(held.__file__).with_suffix(".js"), held=True)
+    assert page.evaluate("() => synced.held") is False, "a page that was left with the list in hand could not say so"
+    take = "() => { const list = document.getElementById('list'); list.blur(); list.focus(); return synced.held }"
+    assert not page.evaluate(take), "it is drawn before it stands beside its list"
+    page.evaluate("() => document.querySelector('.lk-field').append(document.getElementById('here'))")
+    page.wait_for_function(take)
+    page.locator("#elsewhere").focus()
+    assert page.evaluate("() => synced.held") is False
+    assert page.evaluate(take)
+    page.evaluate("() => undo()")
+    assert page.evaluate("() => synced.held") is False, "it was taken off the page with the list in hand"
+    assert not page.evaluate(take), "its watch has ended"
 
 
 PAGES = """<style>{style}</style><div class="lk-pages"><div id="here"></div>

@@ -11,7 +11,7 @@ from labkit.lab import Lab
 from labkit.serve.counters import metrics_page
 from labkit.serve.engines.base import EngineOptions
 from labkit.serve.interpreter import engine_python, versions
-from labkit.spec import Workload
+from labkit.spec import Role, Workload
 from labkit.telemetry.prometheus import MetricsParser
 
 pytestmark = [
@@ -21,10 +21,12 @@ pytestmark = [
 
 
 def prefix_hits(lab: Lab, workload: Workload) -> dict[str, float]:
-    """By worker, the prompt tokens of a load that came from its prefix cache."""
+    """By worker that computes prompts, the tokens of a load's prompts that came from its prefix cache."""
+    roles = lab.deployment.roles
 
     def totals() -> dict[str, float]:
-        pages = {worker.name: MetricsParser().parse(metrics_page(worker.url)) for worker in lab.deployment.workers}
+        computing = [worker for worker in lab.deployment.workers if roles[worker.name] is not Role.DECODE]
+        pages = {worker.name: MetricsParser().parse(metrics_page(worker.url)) for worker in computing}
         return {name: page["vllm:prefix_cache_hits_total"] for name, page in pages.items()}
 
     before = totals()
@@ -32,13 +34,15 @@ def prefix_hits(lab: Lab, workload: Workload) -> dict[str, float]:
     return {name: total - before[name] for name, total in totals().items()}
 
 
-def test_kv_routing_sends_a_prompt_where_its_prefix_is_cached(tmp_path: Path) -> None:
+@pytest.mark.parametrize("topology", ["2A", "2P1D"])
+def test_kv_routing_sends_a_prompt_where_its_prefix_is_cached(tmp_path: Path, topology: str) -> None:
     groups, sends, prefix = 6, 24, 224
     shared = Workload(isl=256, osl=2, prefix_groups=groups, prefix_tokens=prefix, concurrency=1, requests=sends)
     options = EngineOptions(prefix_caching=True)
-    with Lab("demo", "2A", engine="dynamo", workload=shared, options=options, results=tmp_path) as lab:
+    with Lab("demo", topology, engine="dynamo", workload=shared, options=options, results=tmp_path) as lab:
         pids = [worker.tree.pid for worker in lab.deployment.workers]
         spread = prefix_hits(lab, shared)
+        assert len(spread) == 2
         lab.change(options=replace(options, router_mode="kv"))
         assert [worker.tree.pid for worker in lab.deployment.workers] == pids, "another frontend, the same workers"
         kept = prefix_hits(lab, shared.with_seed(1))

@@ -9,7 +9,7 @@ import pytest
 
 from labkit.store.run import list_runs, open_run
 from tests.support.jupyterlab import Server, chromium, command
-from tests.support.live_lab import MARKS, TIMES, launch, line, oldest, open_tab, served, shown, write_notebook
+from tests.support.live_lab import MARKS, TAILS, TIMES, launch, line, oldest, open_tab, served, shown, write_notebook
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.browser, pytest.mark.engine, pytest.mark.timeout(900)]
@@ -42,6 +42,11 @@ def test_an_afternoon(server: Server, tmp_path: Path) -> None:
         page.locator("button[title^='Keep what was measured']").click()
         page.locator(".lk-pins tbody tr").wait_for(timeout=180_000)
         assert page.locator(".lk-pins tbody td").first.inner_text() == "1P1D"
+        open_tab(page, "Distributions")
+        page.locator(".lk-line", has_text="first tokens").wait_for(timeout=60_000)
+        page.wait_for_function(f"() => ({TAILS})('ttft').length > 1 && ({TAILS})('itl').length > 10", timeout=60_000)
+        before_ms = page.evaluate(f"() => ({TAILS})('itl')")
+        page.wait_for_function(f"before => String(({TAILS})('itl')) !== String(before)", arg=before_ms, timeout=60_000)
         open_tab(page, "One request")
         page.locator("button[title^='List the worst']").click()
         chooser = page.locator("select[title^='Requests by how far']")

@@ -21,7 +21,7 @@ from labkit.cli.main import main
 from labkit.deploy import Settings, scaled
 from labkit.deploy.kubernetes import dynamo_k8s
 from labkit.errors import ResplitError
-from labkit.measure.counters import series, total_growth
+from labkit.measure.counters import series
 from labkit.serve.counters import read_counters
 from labkit.serve.engines.base import EngineOptions, StepLimits
 from labkit.serve.interpreter import engine_python
@@ -96,7 +96,8 @@ def test_scripts_serve_as_they_are_and_a_lab_attaches(tmp_path: Path, start: Cal
             lab.resplit("2A")
     assert set(measured.counts) == {"ok"}
     run = open_run(lab.run.path)
-    (window,), samples = run.windows, run.digest().samples
+    assert len(run.windows) == 1
+    samples = run.digest().samples
     prompts = series(samples, "vllm:prompt_tokens_total")["prefill-0"]
     sent, ended = (run.records().requests.column(name).to_numpy() for name in ("sent_ns", "end_ns"))
     seen = np.count_nonzero(
@@ -104,7 +105,9 @@ def test_scripts_serve_as_they_are_and_a_lab_attaches(tmp_path: Path, start: Cal
     )  # the last page may be as old as the one before
     assert seen
     assert prompts.value[-1] - prompts.value[0] >= 64 * seen
-    assert (total_growth(samples, "vllm:nixl_bytes_transferred_sum", window) or 0) > 0
+    # Like the prompts, over the whole run: where the machine is slow, a window of 3 s ends before the first answers.
+    moved_bytes = series(samples, "vllm:nixl_bytes_transferred_sum")["decode-0"].value
+    assert moved_bytes[-1] > moved_bytes[0]
     for worker in workers:
         assert worker.poll() is None, "it is somebody else's, and goes on"
 

@@ -29,14 +29,23 @@ NOTEBOOK = """
 from dataclasses import replace
 import ipywidgets as widgets
 from labkit.dashboard.form import Line
+from labkit.dashboard.health_view import HealthView
+from labkit.dashboard.load_form import LoadForm
 from labkit.dashboard.pins_view import pins_table
+from labkit.live.sample import RouterFault
+from labkit.spec import Workload
 from labkit.store import open_run
-from tests.support.hostile import ALL
+from tests.support.hostile import ALL, ENTRY, PATH
 from tests.support.live_feed import pins
 named = [replace(pin, label=f"{pin.label} {ALL}", topology=ALL, workload=ALL, run=ALL) for pin in pins()]
 run = open_run("mine", __import__("pathlib").Path(RESULTS))
-print(run, run.windows[0], run.manifest, ALL)
-widgets.VBox([Line(ALL, "bad").widget, widgets.HTML(pins_table(named, ALL))])
+print(run, run.windows[0], run.manifest, PATH)  # half a character, printed as it is, ends ipykernel's stream
+health = HealthView(print, print)
+health.show([("w1", ALL)], RouterFault("router0", ALL, (ALL, ALL)), busy=False)
+loads = [LoadForm(Workload(trace=PATH), print), LoadForm(Workload(trace=ENTRY, time_scale=0.5), print)]
+assert [load.workload for load in loads] == [None, None], "there is no such file, which is told"
+shown = [Line(ALL, "bad").widget, widgets.HTML(pins_table(named, ALL)), health.widget, *(load.widget for load in loads)]
+widgets.VBox(shown)
 """
 
 
@@ -138,7 +147,15 @@ def test_no_cell_executes_the_names_of_a_run(browser: Any, server: Server, resul
     assert watched["dialog"] == []
     assert browser.evaluate("() => document.querySelectorAll('.jp-OutputArea img[src=\"x\"]').length") == 0
     assert browser.evaluate("() => document.querySelectorAll('.jp-OutputArea a[href^=\"javascript:\"]').length") == 0
-    assert "<script>" in browser.evaluate("() => document.querySelector('.lk-line').innerText")
+    for place in (".lk-line", ".lk-fallen .lk-line", ".lk-last"):
+        assert "<script>" in browser.evaluate(f"() => document.querySelector('.jp-OutputArea {place}').innerText"), place
+    assert browser.evaluate(
+        "() => [...document.querySelectorAll('.jp-OutputArea input')].some(one => one.value.includes('<img'))"
+    )
+    assert browser.evaluate(
+        "() => [...document.querySelectorAll('.jp-OutputArea option')].some(one => one.text.includes('<img'))"
+    )
+    assert browser.evaluate("() => document.querySelectorAll('.lk-line').length") >= 5, "each form says that it has no such trace"
 
 
 @pytest.mark.parametrize("path", ["/api/contents", "/api/kernels", "/lab", "/api/terminals"])

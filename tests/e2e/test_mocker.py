@@ -85,6 +85,19 @@ def test_prefills_stand_between_the_tokens_of_aggregated_workers_alone(launch: L
     assert np.median(ratios) == pytest.approx(1.0, abs=0.06), "the fit to runs would find the profile again"
 
 
+def test_dozens_of_workers_launch_and_each_serves(launch: Launch) -> None:
+    with launch("16P8D", Workload(isl=200, osl=8, rate=30.0, duration_s=8.0)) as lab:
+        assert len(lab.deployment.workers) == lab.deployment.accelerators == 24
+        assert lab.deployment.verified
+        before = lab.deployment.counters()
+        measured = lab.measure()
+        after = lab.deployment.counters()
+    assert measured.failed == 0, measured.counts
+    served = {name: (after[name] - before[name]).requests for name in after}
+    assert len(served) == 24
+    assert all(served.values()), served
+
+
 def test_a_fleet_is_re_split_under_load_and_no_request_fails(launch: Launch) -> None:
     with launch("8P8D", Workload(isl=500, osl=20, rate=20.0, duration_s=6.0)) as lab:
         assert lab.deployment.accelerators == 16

@@ -19,6 +19,7 @@ from labkit.serve.interpreter import engine_python, versions
 from labkit.serve.timing import save_timing
 from labkit.spec import Workload
 from labkit.store.run import list_runs, open_run
+from tests.support.notebooks import SMALLEST
 from tests.support.profiles import handmade_profile
 
 pytestmark = pytest.mark.engine
@@ -38,8 +39,7 @@ def execute(folder: Path, notebook: str, values: Sequence[str], *, results: str 
 
 
 def test_compare_gives_a_verdict_figures_and_an_executed_copy(tmp_path: Path) -> None:
-    values = ["repeats=2", "duration_s=6", "rate=2.0"]
-    said = execute(tmp_path, "01_compare.ipynb", values, results="a b")
+    said = execute(tmp_path, "01_compare.ipynb", ["repeats=2", "duration_s=6", "rate=2.0"], results="a b")
     (info,) = list_runs(tmp_path / "a b")
     run = open_run(info.path)
     assert run.status == "finished"
@@ -158,9 +158,32 @@ def test_compare_on_times_fitted_to_measured_runs_says_how_well_they_foretell_ea
         assert measured[0] / 2 < (simulated[key] or 0.0) < measured[-1] * 2, (key, measured, simulated[key])
 
 
+@pytest.mark.skipif("ai-dynamo" not in versions(engine_python()), reason="ai-dynamo is not installed")
+@pytest.mark.parametrize(
+    ("notebook", "kind", "words"),
+    [
+        ("03_prefill_saturation", "prefill", "workers that pretend send no spans and compute on no device"),
+        ("08_independent_scaling", "scaling", "simulated, not measured: the workers compute nothing"),
+    ],
+)
+def test_the_experiments_take_simulated_workers_and_say_what_these_cannot_tell(
+    tmp_path: Path, notebook: str, kind: str, words: str
+) -> None:
+    timing = save_timing([handmade_profile(gpu="CPU core")], tmp_path / "saved")
+    said = execute(tmp_path, f"{notebook}.ipynb", [*SMALLEST[notebook], "engine=mocker", f"timing={timing}"])
+    (info,) = list_runs(tmp_path)
+    run = open_run(info.path)
+    assert (run.status, run.manifest["engine"], info.kind, info.simulated) == ("finished", "mocker", kind, True)
+    assert set(run.records().requests["outcome"].to_pylist()) == ({"ok"} if kind == "scaling" else set()), (
+        "a profile is only read"
+    )
+    assert words in " ".join(said.split())
+    assert "ended meanwhile" not in said, "workers were let go by re-splits"
+    assert "Simulated, not measured" in next((run.path / "figures").glob("*.svg")).read_text(encoding="utf-8")
+
+
 def test_prefill_saturation_finds_a_knee_or_says_why_not_and_leaves_figures(tmp_path: Path) -> None:
-    values = ["isls=[32]", "most_tokens=512", "repeats=2", "steps=2", "tries=1", "bursts=2"]
-    said = execute(tmp_path, "03_prefill_saturation.ipynb", values)
+    said = execute(tmp_path, "03_prefill_saturation.ipynb", SMALLEST["03_prefill_saturation"])
     (info,) = list_runs(tmp_path)
     run = open_run(info.path)
     assert run.status == "finished"
@@ -190,8 +213,7 @@ def test_prefill_saturation_finds_a_knee_or_says_why_not_and_leaves_figures(tmp_
 
 
 def test_explore_flies_over_all_splits_and_leaves_pins_that_are_runs(tmp_path: Path) -> None:
-    values = ["window_s=5", "rate=2.0"]
-    said = execute(tmp_path, "02_explore.ipynb", values)
+    said = execute(tmp_path, "02_explore.ipynb", SMALLEST["02_explore"])
     runs = {info.kind: open_run(info.path) for info in list_runs(tmp_path)}
     pins = sorted((open_run(info.path) for info in list_runs(tmp_path) if info.kind == "pin"), key=lambda run: run.id)
     afternoon = runs["explore"]
@@ -215,9 +237,42 @@ def test_explore_flies_over_all_splits_and_leaves_pins_that_are_runs(tmp_path: P
     assert len(pictures) == 3
 
 
+def test_explore_makes_a_tour_of_its_steps_and_pins_each(tmp_path: Path) -> None:
+    steps = [["2A", {"rate": 3.0}], ["1P1D"], [None, {"concurrency": 2}]]
+    said = execute(tmp_path, "02_explore.ipynb", ["isl=64", "osl=8", "rate=2.0", "window_s=4", f"steps={json.dumps(steps)}"])
+    said = " ".join(said.split())
+    (afternoon,) = (open_run(info.path) for info in list_runs(tmp_path) if info.kind == "explore")
+    pins = sorted((open_run(info.path) for info in list_runs(tmp_path) if info.kind == "pin"), key=lambda run: run.id)
+    assert afternoon.status == "finished"
+    epochs = afternoon.manifest["epochs"]
+    assert [(epoch["topology"], epoch["verified"]) for epoch in epochs] == [("2A", True), ("1P1D", True)], (
+        "a step may keep the split"
+    )
+    asked = [(pin.windows[0].topology, pin.windows[0].workload["rate"], pin.windows[0].workload["concurrency"]) for pin in pins]
+    assert asked == [("2A", 3.0, None), ("1P1D", 2.0, None), ("1P1D", None, 2)], "each changes the load of the notebook"
+    assert {pin.manifest["from"] for pin in pins} == {afternoon.id}
+    for number, pin in enumerate(pins, 1):
+        (window,) = pin.windows
+        inside = [row for row in pin.records().requests.to_pylist() if row["phase"] == "measure"]
+        assert len(inside) >= 3
+        assert {row["outcome"] for row in inside} == {"ok"}
+        assert {epochs[row["epoch"]]["topology"] for row in inside} == {window.topology}, "the split of the step served them"
+        assert f"step {number} of 3: {window.topology}, " in said
+        assert f"pinned {number}: {window.topology}: TTFT p50" in said
+        assert pin.id in said
+    assert "autopilot" not in said
+    assert set(afternoon.records().requests["outcome"].to_pylist()) == {"ok"}, "the load was wound down"
+    assert "What happened" in (afternoon.path / "exploration.html").read_text(encoding="utf-8")
+    drawn = {path.name for path in (afternoon.path / "figures").iterdir()}
+    assert drawn == {f"{name}.{kind}" for name in ("pins", "timeline", "workers") for kind in ("png", "svg", "html")}
+    executed = nbformat.read(afternoon.path / "02_explore.ipynb", as_version=4)
+    pictures = [output for cell in executed.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+    assert len(pictures) == 3
+
+
 def test_split_search_names_the_best_split_and_confirms_it(tmp_path: Path) -> None:
-    values = ["accelerators=2", "isl=32", "osl=8", "rate=8.0", "seconds=[2]", "chunks=[16]", "repeats=1"]
-    said = execute(tmp_path, "04_split_search.ipynb", values)
+    asked = [value for value in SMALLEST["04_split_search"] if not value.startswith("chunks=")]
+    said = execute(tmp_path, "04_split_search.ipynb", [*asked, "chunks=[16]"])
     (info,) = list_runs(tmp_path)
     run = open_run(info.path)
     assert run.status == "finished"
@@ -244,8 +299,7 @@ def test_split_search_names_the_best_split_and_confirms_it(tmp_path: Path) -> No
 
 
 def test_scale_out_projects_and_keeps_its_answer_with_its_error(tmp_path: Path) -> None:
-    values = ["isls=[2048]", "osls=[128]", "ttfts_s=[1.0]", "tpots_s=[0.02]", 'models=["llama-3.1-8b-fp8"]', "gpus=8"]
-    said = execute(tmp_path, "05_scale_out.ipynb", [*values, "second_opinion_s=3"])
+    said = execute(tmp_path, "05_scale_out.ipynb", SMALLEST["05_scale_out"])
     infos = list_runs(tmp_path)
     (info,) = (one for one in infos if one.kind == "whatif")
     simulated = [open_run(one.path) for one in infos if one.kind == "simulation"]
@@ -272,8 +326,7 @@ def test_scale_out_projects_and_keeps_its_answer_with_its_error(tmp_path: Path) 
 
 
 def test_interference_is_measured_in_chunks_and_whole_and_leaves_its_figure(tmp_path: Path) -> None:
-    values = ["repeats=1", "duration_s=5", "warmup_s=1", "rate=4.0", "isl=uniform:64-256", "osl=40", "chunk=64"]
-    said = execute(tmp_path, "07_interference.ipynb", values)
+    said = execute(tmp_path, "07_interference.ipynb", SMALLEST["07_interference"])
     (info,) = list_runs(tmp_path)
     run = open_run(info.path)
     assert run.status == "finished"
@@ -308,9 +361,7 @@ def test_interference_is_measured_in_chunks_and_whole_and_leaves_its_figure(tmp_
 
 
 def test_independent_scaling_varies_x_and_y_in_one_pool_and_shifts_under_a_load_step(tmp_path: Path) -> None:
-    values = ["workers=3", "isl=32", "osl=8", "rate=5.0", "duration_s=3", "warmup_s=0.5", "repeats=1"]
-    values += ["step_rates=[2, 6]", "step_at_s=[1, 3, 4]", "step_repeats=1", "bucket_s=1.0"]
-    said = execute(tmp_path, "08_independent_scaling.ipynb", values)
+    said = execute(tmp_path, "08_independent_scaling.ipynb", SMALLEST["08_independent_scaling"])
     (info,) = list_runs(tmp_path)
     run = open_run(info.path)
     assert (run.status, info.kind) == ("finished", "scaling")

@@ -96,8 +96,9 @@ with Lab("demo", "1A", nodes=sys.argv[1], results=sys.argv[2]) as lab:
 
 def test_a_lab_that_is_killed_leaves_no_worker_on_any_node(nodes: RayNodes, tmp_path: Path) -> None:
     lab = subprocess.Popen(
-        [sys.executable, "-c", _LAB, nodes.address, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-c", _LAB, "ray", str(tmp_path)], env={**os.environ, "RAY_ADDRESS": nodes.address},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
     assert lab.stdout is not None
     assert lab.stdin is not None
     with lab.stdin, lab.stdout:

@@ -72,7 +72,7 @@ def play(case: Case, *, keep: bool = False, **setting: Any) -> Outcome:
         except SceneEnded as error:
             found.append(f"the scene ended before {error}: {stage.said.strip()[-300:]}")
         except Exception as error:
-            found.append(f"the campaign could not deal the blow: {type(error).__name__}: {str(error)[:300]}")
+            found.append(f"the campaign could not deal the blow: {type(error).__name__}: {str(error)[-300:]}")
         expected = injection.expects(stage, case.moment)
         if not stage.wait_end(expected.end_s):
             found.append(f"the scene did not end within {expected.end_s:g} s; it last said {stage.states[-1:]}")

@@ -1,4 +1,4 @@
-"""A notebook whose cells a person runs in any order and again: each is a cell of its own, and says what came of it."""
+"""What the cells of ``notebook.py`` use in their kernel: each says what came of it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,8 @@ from tests.faults.engines import lab_arguments
 from tests.faults.scene import Diary
 from tests.faults.setting import Setting
 
-__all__ = ["CELLS", "Lab", "begin", "cell", "close_labs", "serving"]
+__all__ = ["Lab", "begin", "cell", "close_labs", "serving"]
 
-#: Name → source, as it stands in the notebook.
-CELLS = {
-    "launch": "lab = Lab(topology=setting.split, results=setting.results, **arguments)\nserving(lab)",
-    "load": "load = lab.load(endless)",
-    "measure": "lab.measure(short)",
-    "resplit": "lab.resplit(setting.then)",
-    "back": "lab.resplit(setting.split)",
-    "show": "lab",
-    "stop": "load.stop()",
-    "close": "lab.close()",
-}
 _diary: Diary
 
 
@@ -54,12 +43,3 @@ def cell(name: str) -> Iterator[None]:
         raise
     else:
         _diary.say("cell", name=name, error="")
-
-
-def sources(file: str, order: list[str]) -> Iterator[str]:
-    """The cells to execute, the first and the last included."""
-    yield f"from tests.faults.cells import *\nglobals().update(begin({file!r}))"
-    for name in order:
-        body = "\n".join(f"    {line}" for line in CELLS[name].splitlines())
-        yield f"with cell({name!r}):\n{body}"
-    yield "from tests.faults.cells import _diary\nclose_labs()\n_diary.say('ended', how='finished')"

@@ -170,11 +170,14 @@ class Proxy:
 
     def _count_tokens(self, exchange: Exchange) -> None:
         *events, exchange.rest = exchange.rest.split(b"\n\n")
+        before = exchange.tokens
         for event in events:
             if told := re.search(rb'"completion_tokens":\s*(\d+)', event):
                 exchange.tokens = int(told[1])
             elif re.search(rb'"choices":\s*\[\s*\{', event):
                 exchange.tokens += 1
+        if exchange.tokens != before:  # at once: an answer that stands still is not cut before its router hangs up
+            self._truth.say(exchange.request, "token", tokens=exchange.tokens)
 
 
 def _length(head: bytes) -> int:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from tests.faults import victims
+from tests.faults.notebook import sources
 from tests.faults.proxy import Proxy
 from tests.faults.setting import Setting
 from tests.support.waiting import MARK, marked, until
@@ -316,8 +317,6 @@ class Stage:
     def _cells(self, file: str) -> list[str]:
         if not self.setting.cells:
             return [_NOTEBOOK_CELL.format(setting=file)]
-        from tests.faults.cells import sources
-
         return list(sources(file, list(self.setting.cells)))
 
     def _begin_kernel(self, file: str) -> None:

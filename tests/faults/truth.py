@@ -73,7 +73,7 @@ def served(truth: Path) -> dict[str, Served]:
             elif request in streams:
                 one = found[request]
                 if event["what"] == "token":
-                    one.written += 1
+                    one.written = event.get("tokens", one.written + 1)
                 else:
                     one.done = event["what"] == "done" and event.get("status", 200) == 200
                     one.written = event.get("tokens", one.written)

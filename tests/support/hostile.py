@@ -19,6 +19,9 @@ CONTROLS = "\x1b[2J\x1b]0;title\x07\x1b[8m\u202etxet\u2066\rover\x9b31m\x00\x08\
 DIALECTS = r"[bold red][/bold red][link=file:///etc/passwd] $\frac{$ $$\href{javascript:alert(1)}{x}$$ %s {0} `id` $(id)"
 LONG = "W" * 20_000
 NAMES = {"markup": MARKUP, "controls": CONTROLS, "dialects": DIALECTS, "long": LONG, "lines": "one\n\ntwo\u2028three"}
+#: As the path of a file, and as the last part of one: no NUL, and nothing that no file name can be written with.
+PATH = f"{MARKUP} {CONTROLS} {DIALECTS}".translate(dict.fromkeys((0, 0xD800)))
+ENTRY = PATH.replace("/", "|")
 ALL = f"{MARKUP} {CONTROLS} {DIALECTS} one\n\ntwo\u2028three"
 
 _TURNING = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})

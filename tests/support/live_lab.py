@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,11 @@ _MODEL = "Bokeh.documents.findLast((doc) => doc.get_model_by_name('ttft:left'))?
 #: times of the TTFT chart's points, and of the marks across all charts
 TIMES = f"() => {_MODEL}('ttft:left').get_array('xs')[0] ?? []"
 MARKS = f"() => [...{_MODEL}('events').get_array('x')]"
+#: latencies at which the line of now, of ``ttft`` or ``itl``, falls
+TAILS = """(latency) => {
+  const name = `${latency}:now`, doc = Bokeh.documents.findLast((doc) => doc.get_model_by_name(name))
+  return [...(doc?.get_model_by_name(name).get_array("x") ?? [])]
+}"""
 #: contrast of every visible text with what lies behind it (WCAG 2.2, 1.4.3), worst first: [ratio, element, words]
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text("utf-8")
 
@@ -31,11 +38,14 @@ def served(folder: Path) -> Iterator[Server]:
     until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children), "the end of everything", 60)
 
 
-def write_notebook(server: Server, rate: float) -> str:
-    """A copy of the notebook with a gentle load; its address."""
+def write_notebook(server: Server, **values: Any) -> str:
+    """A copy of the notebook with other values for its parameters, such as a gentle ``rate``; its address."""
     text = NOTEBOOK.read_text(encoding="utf-8")
-    assert "rate = None" in text
-    (server.folder / "explore.ipynb").write_text(text.replace("rate = None", f"rate = {rate}"), encoding="utf-8")
+    for name, value in values.items():
+        given = json.dumps(f"{name} = {value!r}")[1:-1]
+        text, found = re.subn(rf'(?<="){name} = [^\s\\]+', lambda _, given=given: given, text)
+        assert found == 1, name
+    (server.folder / "explore.ipynb").write_text(text, encoding="utf-8")
     return f"{server.url}/lab/workspaces/explore/tree/explore.ipynb?token={server.token}"
 
 

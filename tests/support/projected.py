@@ -55,5 +55,7 @@ class Law:
         return StepTimes("a law", prefill, decode, 80 * 2**30, 400_000)
 
 
-def setting(model: str = "llama-3.1-8b", *, isl: int = 2000, osl: int = 100, system: str = "h100_sxm") -> Setting:
-    return Setting(model=model, system=system, engine="vllm", isl=isl, osl=osl)
+def setting(
+    model: str = "llama-3.1-8b", *, isl: int = 2000, osl: int = 100, system: str = "h100_sxm", engine: str = "vllm"
+) -> Setting:
+    return Setting(model=model, system=system, engine=engine, isl=isl, osl=osl)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from labkit.errors import LabError
 from labkit.serve.cluster import Placement, member_at
 from labkit.serve.link import NodeLost
 from labkit.serve.node_agent import NodeAgent, NodeFacts
@@ -50,7 +51,7 @@ def stand_in_nodes(
     placement: Placement = "spread",
     *,
     progress: Callable[[str], None] = lambda _: None,
-    on_loss: Callable[[str], None] = lambda _: None,
+    on_loss: Callable[[LabError], None] = lambda _: None,
     agent: type[NodeAgent] = NodeAgent,
 ) -> RemoteHosts:
     """Nodes ``127.0.0.2`` and following with so many cores each."""

@@ -1,13 +1,19 @@
-"""Notebooks made on the spot."""
+"""Notebooks made on the spot, and the real nvidia-ml-py binding on a fake libnvidia-ml.so.1 (tests/support/fake_nvml)."""
 
 from __future__ import annotations
 
+import ctypes
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
+import pynvml
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+NVML = Path(__file__).parents[1] / "support" / "fake_nvml" / "fake_nvml.c"
 
 
 @pytest.fixture
@@ -24,3 +30,37 @@ def notebook(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fake, built once a session."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler to build the fake NVML")
+    library = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
+    # No soname: with it, whatever loads NVML by name in this process later would get the fake.
+    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([compiler, *flags, "-o", str(library), str(NVML)], check=True)
+    return library
+
+
+@pytest.fixture
+def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Write the fake's configuration; it counts from the next NVML call on."""
+    config = tmp_path / "fake_nvml.txt"
+    config.write_text("")
+    monkeypatch.setenv("FAKE_NVML", str(config))
+
+    def write(text: str) -> None:
+        config.write_text(text)
+
+    return write
+
+
+@pytest.fixture
+def fake_nvml(nvml_library: Path, configure: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """The binding of this process on the fake; the value configures it."""
+    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(nvml_library)))
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    return configure

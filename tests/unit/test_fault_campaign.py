@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
+import signal
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
+from tests.bench.report import Value
 from tests.faults.campaign import Outcome, play
 from tests.faults.injection import registered
 from tests.faults.journal import note, read_journal
 from tests.faults.oracle import Verdict
 from tests.faults.plan import ALL, ENGINES, Case, cases, planned
-from tests.faults.report import write_report
-from tests.faults.stage import Moment
+from tests.faults.report import soak_text, write_report
+from tests.faults.stage import ROOT, Moment
 
 KNOWN = registered()
 
@@ -66,6 +69,26 @@ def test_a_journal_holds_what_was_played_and_refuses_another_plan(tmp_path: Path
         read_journal(path, planned(KNOWN, "stand-ins", 2, 4))
 
 
+TARGETS = (
+    "worker", "engine-core", "router", "load-shard", "telemetry-sampler", "fork-server", "kernel", "papermill", "batch-kernel",
+    "jupyter-kernel", "ray-node",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["kill", "end", "stop", "stop-long"])
+def test_each_process_of_the_lab_gets_each_signal(kind: str) -> None:
+    for target in TARGETS if kind != "stop-long" else TARGETS[:-1]:  # a Ray node that hangs for so long has not been played
+        blow = KNOWN[f"{kind}-{target}"]
+        number = {"kill": signal.SIGKILL, "end": signal.SIGTERM}.get(kind, signal.SIGSTOP)
+        assert (blow.number, blow.stopped_s) == (number, {"stop": 5.0, "stop-long": 60.0}.get(kind, 0.0))  # type: ignore[attr-defined]
+    assert "mocker" in KNOWN[f"{kind}-router"].engines, "Dynamo's frontend"
+
+
+def test_what_was_dealt_in_the_last_campaign_is_still_known() -> None:
+    lines = (ROOT / "results" / "evidence" / "faults-seed-11.jsonl").read_text().splitlines()
+    assert {json.loads(line)["case"].partition(" at ")[0] for line in lines} <= set(KNOWN)
+
+
 @pytest.mark.parametrize(
     ("name", "moment", "nth"),
     [
@@ -99,3 +122,17 @@ def test_the_report_says_what_was_dealt_and_keeps_the_history(tmp_path: Path) ->
     assert f"* 2: {bad}" in text
     assert "process 7 is left" in text
     assert "The first runs, and why they failed" in text
+    assert "| load shard and store: PSS, MB |" in text, "the last soak"
+
+
+def test_a_slope_that_is_not_level_is_called_so_and_without_a_soak_nothing_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "soak.json"
+    assert soak_text(file) == []
+    named = {"kernel: threads, median after warm-up": 34.0, "kernel: threads, slope": 2.5, "kernel: threads, slope, low": 1.0,
+             "kernel: threads, slope, high": 4.0, "requests": 1_058_995}  # fmt: skip
+    values = [Value(name, value, "") for name, value in named.items()]
+    values[1] = replace(values[1], target="level", holds=False)
+    file.write_text(json.dumps([asdict(value) for value in values]))
+    _, about, table = soak_text(file)
+    assert "1,058,995 requests, 0 re-splits" in about
+    assert table.splitlines()[2:] == ["| kernel: threads | 34.0 | +2.5 | +1.0 to +4.0 | no |"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import pytest
 from tests.faults import oracle, truth
 from tests.faults.expectation import UNHARMED, Expectation, endings, statuses
 from tests.faults.leftovers import Around, left_behind
-from tests.faults.stage import Stage
+from tests.faults.stage import ROOT, Stage
 from tests.faults.truth import Recorded, Served
 from tests.faults.victims import Process
 from tests.support.waiting import MARK
@@ -169,6 +170,35 @@ def test_a_servers_log_is_read_to_the_line_that_a_kill_fell_on(tmp_path: Path) -
         {"request": name(0), "what": "token", "t_ns": 2},
         {"request": "labkit-warm", "what": "received", "stream": True, "asked": 4, "t_ns": 2},
         {"request": name(1), "what": "received", "stream": False, "asked": 1, "t_ns": 2},
+        {"request": name(2), "what": "received", "stream": True, "asked": 9, "t_ns": 3},
+        {"request": name(2), "what": "token", "tokens": 3, "t_ns": 4},
+        {"request": name(2), "what": "token", "tokens": 7, "t_ns": 5},
     ]
     (tmp_path / "w0-17.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + '\n{"request": "labk')
-    assert truth.served(tmp_path) == {name(0): Served("w0", 1, 4, written=1)}
+    assert truth.served(tmp_path) == {name(0): Served("w0", 1, 4, written=1), name(2): Served("w0", 3, 9, written=7)}
+
+
+def imported(path: Path) -> set[str]:
+    """Modules that a file imports anywhere, in functions too."""
+    found = set[str]()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            found |= {f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize("module", ["oracle", "leftovers", "truth", "victims", "stage"])
+def test_the_judge_shares_no_code_with_the_lab(module: str) -> None:
+    """By all that it imports, and all that these import: an oracle with the lab's code would share its mistakes."""
+    todo, seen = [ROOT / "tests" / "faults" / f"{module}.py"], set[Path]()
+    while todo:
+        path = todo.pop()
+        seen.add(path)
+        names = imported(path)
+        assert not {name for name in names if name.partition(".")[0] == "labkit"}, f"{path} imports the lab"
+        files = {ROOT.joinpath(*name.split(".")).with_suffix(".py") for name in names if name.startswith("tests.")}
+        todo += [file for file in files if file.exists() and file not in seen]
+    assert len(seen) > 1 or module == "truth", "it follows what they import"

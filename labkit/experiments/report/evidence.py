@@ -205,12 +205,13 @@ def _with_projections(key: str, material: Material, found: Found) -> Found:
     """What runs of notebook 05 projected of a claim stands beside what was measured, and is no part of a verdict."""
     proper, aside = found
     for run, projected in material.findings(_PROJECTED):
-        said = " ".join((f"by {projected['source']}.", str(projected["error_words"])))
         places = [place for place in projected["claims"] if place["claim"] == key]
         told = [place for place in places if place["holds"] is not None]
         if told:
             pro = [str(place["where"]) for place in told if place["holds"]]
-            where = f"projected, not measured: holds in {len(pro)} of {len(told)} places"
+            said = f"by {projected['source']}. {told[0].get('error_words', projected['error_words'])}"
+            gpu = told[0]["facts"].get("GPU")
+            where = f"projected{f' on {gpu}' if gpu else ''}, not measured: holds in {len(pro)} of {len(told)} places"
             aside = [*aside, Evidence(None, where, f"{_some(pro)}; {said}", (run.id,))]
     return proper, aside
 

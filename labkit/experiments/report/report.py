@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from labkit.errors import LabError, SpecError
 from labkit.experiments.conclude import said_by
-from labkit.experiments.differences import Facts, differences, facts_of
+from labkit.experiments.differences import Differences, Facts, differences, facts_of
+from labkit.experiments.report.about import about, method
 from labkit.experiments.report.claims import Judged, Outcome
 from labkit.experiments.report.cohorts import Cohort, cohorts_of, entries_of
 from labkit.experiments.report.evidence import Material, judge_all
@@ -36,16 +37,6 @@ FIGURES: Final = (
     ("itl_p99_s", "ITL p99", "ms"),
     ("goodput_hz", "goodput", "req/s"),
 )
-METHOD: Final = (
-    "TTFT is from the real send of a request to its first token, as the client saw both (limits of an SLO count from the send "
-    "that the schedule asked for); ITL is the gap between two tokens, TPOT a request's mean gap. Percentiles are of all values "
-    "of a side's repeats together.",
-    "Intervals hold 95 %: bootstrap over repeats, then requests; Wilson's score interval for shares; the spread of arrivals for "
-    "the totals of an open loop. Ratios are of sides with the same requests on as many accelerators.",
-    "A claim is reproduced where the whole interval says so, not reproduced where the whole interval says the contrary, and "
-    "undecided where the interval holds both. Different places make it 'only when'.",
-    "Warm-up is left out by a stationarity test (MSER-5). What disturbed a measurement is listed with the runs.",
-)
 _WIDTH: Final = 96
 _FEW_NAMES: Final = 3
 
@@ -70,18 +61,34 @@ class Report:
 
     Attributes:
         runs: as they are listed.
-        common: facts that all runs state alike; ``differing``: those that differ, with the text of each run.
+        facts: what the runs state alike, what differs, with the text of each run, and what some of them do not state.
         cohorts: sides under equal conditions.
         claims: every claim with its verdict.
         left_out: what could not be used, and why.
+        method: how the figures came about, in sentences.
     """
 
     runs: tuple[RunLine, ...]
-    common: Facts
-    differing: dict[str, tuple[str | None, ...]]
+    facts: Differences
     cohorts: tuple[Cohort, ...]
     claims: tuple[Judged, ...]
     left_out: tuple[str, ...]
+    method: tuple[str, ...] = ()
+
+    @property
+    def common(self) -> Facts:
+        """Facts that all runs state alike."""
+        return self.facts.same
+
+    @property
+    def differing(self) -> Mapping[str, tuple[str | None, ...]]:
+        """Facts that differ, with the text of each run."""
+        return self.facts.differs
+
+    @property
+    def about(self) -> tuple[str, ...]:
+        """Conditions and versions in short, a line each."""
+        return about(self.facts)
 
     @property
     def told(self) -> tuple[Judged, ...]:
@@ -95,7 +102,7 @@ class Report:
         return tuple(line for line in self.runs if line.said and (line.id not in compared or line.kind == SEARCH))
 
     def to_dict(self) -> dict[str, Any]:
-        """The verdicts, JSON-ready."""
+        """The verdicts with what they hold under, JSON-ready."""
         return {
             "runs": [line.id for line in self.runs],
             "claims": [
@@ -103,6 +110,8 @@ class Report:
                 for one in self.claims
             ],
             "left_out": list(self.left_out),
+            "conditions": list(self.about),
+            "method": list(self.method),
         }
 
     def __str__(self) -> str:
@@ -161,11 +170,11 @@ def report(runs: Sequence[Run], *, resamples: int = 1000, unread: Sequence[str] 
     facts = differences([_told(facts_of(run.manifest, run.windows)) for run in readable])
     return Report(
         runs=tuple(_line(run) for run in readable),
-        common=facts.same,
-        differing=dict(facts.differs),
+        facts=facts,
         cohorts=cohorts,
         claims=judge_all(Material(tuple(readable), cohorts)),
         left_out=tuple(left_out),
+        method=method([window for run in readable for window in run.windows]),
     )
 
 
@@ -232,6 +241,7 @@ def _text(found: Report) -> Iterator[str]:
         told = [(_HOLDS[each.holds], each) for each in one.evidence] + [("beside it,", each) for each in one.aside]
         for sign, each in told:
             yield from _folded(f"  {sign} {each.where}: {each.words} ({', '.join(each.runs)})", "      ")
+    yield from _listed("Conditions", found.about)
     for cohort in found.cohorts:
         yield ""
         yield cohort.title
@@ -253,6 +263,14 @@ def _text(found: Report) -> Iterator[str]:
             yield from _folded(f"! {line.id}: {warning}", "  ")
     for text in found.left_out:
         yield from _folded(f"! {text}", "  ")
+    yield from _listed("Method", found.method)
+
+
+def _listed(head: str, texts: Sequence[str]) -> Iterator[str]:
+    if texts:
+        yield from ("", head)
+        for text in texts:
+            yield from _folded(text, "  ")
 
 
 def headline(one: Judged) -> str:

@@ -64,7 +64,7 @@ def suggest_search(node: Node | None = None) -> SearchPreset:
     if not has_gpus(node):
         return SearchPreset(
             model=Model("demo"), workload=Workload(isl=256, osl=24, rate=2.0, duration_s=8.0), accelerators=4, tps=(1,),
-            chunks=(), slo=Slo(ttft_s=2.0, tpot_s=0.1), seconds=(8.0, 16.0),
+            chunks=(128,), slo=Slo(ttft_s=2.0, tpot_s=0.1), seconds=(6.0, 12.0),
         )  # fmt: skip
     held = max(2, min(len(node.gpus), MOST_GPUS))
     return SearchPreset(

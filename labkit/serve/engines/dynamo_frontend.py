@@ -12,10 +12,13 @@ find each other, and how to ask the frontend whom it knows and to aim a request 
   draws one of the two sets first and refuses an aimed request (400) where it drew the other.
 * It does not set TCP_NODELAY. The event plane's sockets of a worker listen on all addresses, whatever DYN_EVENT_PLANE_HOST says:
   so events go through an exchange (``dynamo_front_entry``), to which workers and frontend connect.
+* It logs 4.7 kB a request, and each worker another 1 kB: 7 GB in an hour of small ones. ``QUIET`` leaves 1.6 kB and nothing, and
+  is to Dynamo what an access log that is off is to vLLM's server. (The target ``request_span``, the rest, is always on.)
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +35,8 @@ ROUTER_MODES: Final = ("round-robin", "random", "power-of-two", "kv", "least-loa
 #: Times that a request is sent again, to another worker, when the one that had it dies, or where nobody takes it; with 0 the
 #: client gets an error. A prefill that has just registered is not routed to for 10 ms, and three tries take a tenth of one.
 MIGRATIONS: Final = 1000
+#: ``DYN_LOG``: no line for each request. What goes wrong, and what begins and ends, is told.
+QUIET: Final = "info,dynamo_llm::http::service=warn,dynamo_runtime::pipeline=warn"
 _IDENTITY: Final = re.compile(r'\bworker_id="([0-9a-fA-F]+)"')
 
 
@@ -62,6 +67,7 @@ def rendezvous(meeting: Path | None) -> dict[str, str]:
         "DYN_EVENT_PLANE_HOST": here,
         "DYN_HTTP_RPC_HOST": here,
         "DYN_SYSTEM_HOST": here,
+        "DYN_LOG": os.environ.get("DYN_LOG", QUIET),
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
     }

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,7 +55,7 @@ class Signal(Injection):
         victim = rng.choice(stage.wait(lambda: stage.find(self.role), f"a {self.role}"))
         if self.number is signal.SIGSTOP:
             below = descendants(victim.pid) if self.role == "worker" else set()  # a worker hangs as a whole
-            _stop_for_a_while(stage, victim, [victim.pid, *below], self.stopped_s)
+            stop_for_a_while(stage, victim, [victim.pid, *below], self.stopped_s)
             return
         stage.strike(victim)
         with contextlib.suppress(ProcessLookupError):
@@ -112,14 +112,15 @@ class HangUp(Injection):
         )  # fmt: skip
 
 
-def _stop_for_a_while(stage: Stage, victim: Process, below: Sequence[int], seconds: float) -> None:
+def stop_for_a_while(stage: Stage, victim: Process, pids: Collection[int], seconds: float) -> None:
+    """Stop these processes, one of which is the victim, and let them go on after so many seconds, or when the scene is over."""
     stage.strike(victim)
-    for pid in below:
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
 
     def go_on() -> None:
-        for pid in below:
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
@@ -131,7 +132,10 @@ def _stop_for_a_while(stage: Stage, victim: Process, below: Sequence[int], secon
 
 
 def _signals(role: Role, words: str, names: dict[str, Expectation], **options: Any) -> tuple[Injection, ...]:
-    """The usual signals to one role, each with what it may do: ``kill``, ``end`` (TERM), ``stop`` (5 s), ``stop-long`` (60 s)."""
+    """The usual signals to one role, each with what it may do: ``kill``, ``end`` (TERM), ``stop`` (5 s), ``stop-long`` (60 s).
+
+    ``stops``: the moments at which it is stopped.
+    """
     kinds = {
         "kill": ("SIGKILL", signal.SIGKILL, 0.0),
         "end": ("SIGTERM", signal.SIGTERM, 0.0),
@@ -142,8 +146,9 @@ def _signals(role: Role, words: str, names: dict[str, Expectation], **options: A
     for kind, loaded in names.items():
         text, number, stopped_s = kinds[kind]
         given = {"moments": _SERVING, **options}
+        stops = given.pop("stops", _LOADED)
         if number is signal.SIGSTOP:
-            given = {**given, "moments": _LOADED, "launching": UNHARMED}
+            given = {**given, "moments": stops, "launching": loaded}
         name = f"{kind}-{(given.pop('called', None) or role).replace(' ', '-')}"
         made.append(
             Signal(name=name, what=f"{text} to {words}", role=role, number=number, stopped_s=stopped_s, loaded=loaded,
@@ -176,14 +181,16 @@ _ANY_TREE = replace(_DEAD_WORKER, cause=("died",), others=False)
 _SUPERVISOR = {"kill": _ANY_TREE, "end": _ANY_TREE, "stop": UNHARMED}
 _SHARD = {"kill": _DEAD_SHARD, "end": _DEAD_SHARD, "stop": _STALLED, "stop-long": _SILENT}
 _SAMPLER = {"kill": _DEAD_SAMPLER, "end": _DEAD_SAMPLER, "stop": UNHARMED, "stop-long": _STALLED}
-_FORKS = {"kill": UNHARMED, "end": UNHARMED, "stop": UNHARMED}
+_FORKS = {"kill": UNHARMED, "end": UNHARMED, "stop": UNHARMED, "stop-long": _STALLED}
 _SCRIPT = {"kill": _DEAD_KERNEL, "end": _DEAD_KERNEL, "stop": _STALLED, "stop-long": _STALLED}
-_BATCH = {"kill": _DEAD_NOTEBOOK, "end": _DEAD_NOTEBOOK}
+_BATCH = {"kill": _DEAD_NOTEBOOK, "end": _DEAD_NOTEBOOK, "stop": _STALLED, "stop-long": _STALLED}
 _PAPERMILL = {
     "kill": replace(
         _DEAD_KERNEL, endings=endings("killed", "interrupted", "finished"), statuses=statuses("interrupted", "finished"), cause=()
     ),
     "end": _TOLD_TO_END,
+    "stop": UNHARMED,
+    "stop-long": _STALLED,
 }
 _EARLY_END = replace(_TOLD_TO_END, endings=endings("killed", "interrupted"), statuses=statuses("interrupted", "none"))
 
@@ -198,14 +205,17 @@ INJECTIONS: tuple[Injection, ...] = (
     *_signals("supervisor", "the guardian of a worker or router", _SUPERVISOR, moments=_EVER, launching=_NEVER_UP),
     *_signals("load shard", "the load shard, which also writes requests and chunks", _SHARD, moments=_LOADED),
     *_signals("telemetry sampler", "the telemetry sampler, which also writes samples", _SAMPLER, moments=_EVER),
-    *_signals("fork server", "the fork server", _FORKS, setting={"forks": True}, engines=("stand-ins",), moments=_EVER),
+    *_signals(
+        "fork server", "the fork server", _FORKS,
+        setting={"forks": True}, engines=("stand-ins",), moments=_EVER, stops=("launching", *_LOADED),
+    ),
     *_signals("kernel", "the script that holds the lab", _SCRIPT, moments=_ANY, launching=_DEAD_KERNEL),
     *_signals(
         "kernel", "the kernel of a notebook that `labkit run` executes", _BATCH,
         face="batch", called="batch kernel", moments=_ANY, launching=_DEAD_NOTEBOOK,
     ),
     *_signals(
-        "kernel", "a Jupyter kernel", {"kill": _DEAD_KERNEL},
+        "kernel", "a Jupyter kernel", _SCRIPT,
         face="kernel", called="jupyter kernel", moments=_ANY, launching=_DEAD_KERNEL,
     ),
     *_signals("papermill", "`labkit run` itself", _PAPERMILL, face="batch", moments=_EVER, launching=_EARLY_END),

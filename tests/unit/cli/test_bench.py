@@ -13,9 +13,10 @@ import sys
 import pytest
 from rich.console import Console
 
-from labkit.cli.bench import _main, _watch
+from labkit.cli.bench import _main, _marks, _watch
 from labkit.load.progress import LoadResult, Progress
 from labkit.spec import Workload
+from tests.support.handmade import records, window
 from tests.support.oracle_server import OracleServer
 from tests.support.waiting import until
 
@@ -55,10 +56,13 @@ def test_the_table_and_the_file(server, tmp_path):
     assert "s3cret" not in done.stdout + done.stderr + file.read_text()
 
 
-def test_a_server_that_waits_for_acknowledgements_is_told(server):
-    done = bench(server, "plain?ttft=2&itl=1&nagle=1", *SMALL)
+def test_a_server_that_waits_for_acknowledgements_is_told(server, tmp_path):
+    file = tmp_path / "out.json"
+    done = bench(server, "plain?ttft=2&itl=1&nagle=1", *SMALL, "--json", str(file))
     assert done.returncode == 0, done.stderr
-    assert "clients that keep their connections get first tokens" in done.stderr
+    late = "clients that keep their connections get first tokens"
+    assert late in done.stderr
+    assert any(late in note for note in json.loads(file.read_text())["labkit_notes"]), "who reads the file alone knows it too"
 
 
 def test_open_loop_with_warm_up_and_chat(server):
@@ -86,6 +90,13 @@ class Overloaded:
             if self.stops:
                 break
         return LoadResult(0, 0, 1, 1, {"ok": 1}, 1, 0.1, stopped=bool(self.stops))
+
+
+@pytest.mark.parametrize(("cpu_s", "told"), [(9.0, True), (5.0, False)])
+def test_a_shard_near_its_core_is_told(cpu_s, told):
+    result = LoadResult(0, 0, 10**10, 10**10, {"ok": 1}, 1, cpu_s, stopped=False)
+    found = [mark.text for mark in _marks(records([]), window(), result)]
+    assert any("the load client of the busiest shard used 90% of the one core" in text for text in found) == told
 
 
 @pytest.mark.parametrize("stop", [False, True])
@@ -176,7 +187,9 @@ def test_failures_are_told_and_make_the_exit_code(server, tmp_path):
     assert done.returncode == 1
     assert "6 http_error" in done.stdout
     assert "told to answer 500" in done.stdout
-    assert json.loads(file.read_text())["failed"] == 6
+    data = json.loads(file.read_text())
+    assert data["failed"] == 6
+    assert any(note.startswith("6 of 6 requests failed (6 http_error") for note in data["labkit_notes"])
 
 
 @pytest.mark.parametrize(
@@ -252,4 +265,6 @@ def test_ctrl_c_prints_what_was_recorded(server, tmp_path):
     stdout, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert re.search(r"all: \d+ ok", stdout)
-    assert json.loads(file.read_text())["completed"] >= 10
+    data = json.loads(file.read_text())
+    assert data["completed"] >= 10
+    assert "interrupted" in data["labkit_notes"]

@@ -40,6 +40,7 @@ def test_measurements_are_saved_as_vllm_bench_saves_them(capsys: pytest.CaptureF
     assert saved["failed"] == sum(row["outcome"] != "ok" for row in counted) > 0
     assert saved["total_output_tokens"] == sum(row["output_tokens"] for row in counted if row["outcome"] == "ok")
     assert len(saved["itls"]) == len(counted)
+    assert any("requests failed" in note for note in saved["labkit_notes"]), "its marks go with it"
 
 
 def test_a_page_of_any_run_says_what_it_was_and_fetches_nothing(capsys: pytest.CaptureFixture[str], results: Path):

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from labkit.cli.main import main
+from labkit.errors import LaunchError
 from labkit.measure.metrics import summarise
+from labkit.measure.records import EVENTS
 from labkit.measure.warmup import begin_at
-from labkit.store import Run
+from labkit.store import Run, SegmentWriter
 from tests.support.saved_runs import WORKLOAD, saved_run
 
 
@@ -97,6 +99,36 @@ def test_show_as_json_has_the_same_numbers(capsys: pytest.CaptureFixture[str], r
     assert shown["verdict"]["headline"].startswith("Disaggregated (1P1D)")
     assert shown["rows"]["requests"] == run.records().requests.num_rows
     assert shown["manifest"]["seed"] == 7
+
+
+def test_show_tells_what_went_wrong_and_what_to_do(capsys: pytest.CaptureFixture[str], results: Path):
+    run = saved_run(results, "hurt", ("2A",), finish=False)
+    run.update(clock={"monotonic_ns": 5 * 10**9})
+    died = LaunchError("w1 died while serving: it was killed [bold]\n  log: /x", remedy="restart [bold]it\x1b[2J")
+    run.fault(died, t_ns=17 * 10**9)
+    run.fault(died, text="a change failed: no", t_ns=18_500_000_000)
+    run.note("of an older labkit", kind="fault", t_ns=19 * 10**9)
+    run.finish()
+    out = said(capsys, "show", "hurt", results=results)
+    assert (
+        "fault at 12.0 s: w1 died while serving: it was killed [bold]\n  → restart [bold]it\\x1b[2J\n"
+        "fault at 13.5 s: a change failed: no\n  → restart [bold]it\\x1b[2J\n"
+        "fault at 14.0 s: of an older labkit\n\n"
+    ) in out
+    told = json.loads(said(capsys, "show", "hurt", "--json", results=results))["faults"]
+    assert [(fault["t_s"], fault["text"][:6], fault["remedy"][:7]) for fault in told] == [
+        (12.0, "w1 die", "restart"), (13.5, "a chan", "restart"), (14.0, "of an ", ""),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", ["{", "[1]", "7", '{"other": 1}'])
+def test_a_fault_whose_data_is_no_remedy_is_shown_without_one(data: str, capsys: pytest.CaptureFixture[str], results: Path):
+    run = saved_run(results, "hurt", ("2A",), finish=False)
+    run.update(clock={})
+    with SegmentWriter(run.segment("events", "other"), EVENTS) as writer:
+        writer.append({"t_ns": [1], "kind": ["fault"], "text": ["it died"], "data": [data]})
+    run.finish()
+    assert "\nfault: it died\n\n" in said(capsys, "show", "hurt", results=results)
 
 
 def truncate(run: Run) -> None:

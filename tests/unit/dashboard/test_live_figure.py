@@ -48,6 +48,21 @@ def test_bokehjs_comes_from_the_installed_package_and_only_when_asked(monkeypatc
     shown.close()
 
 
+def test_a_figure_is_seen_from_a_browsers_first_word_until_a_minute_after_its_last(
+    charts: Charts, monkeypatch: pytest.MonkeyPatch
+):
+    wire = Wire(charts.figure, monkeypatch)
+    assert not charts.figure.seen
+    wire.say(type="sync?")
+    samples = feed(2)
+    for _ in range(240):
+        assert charts.figure.seen
+        charts.push(next(samples))
+    assert not charts.figure.seen
+    wire.say(type="here", last=0.0)
+    assert charts.figure.seen
+
+
 def test_nothing_is_sent_before_a_browser_asks_and_then_everything_once(charts: Charts, monkeypatch: pytest.MonkeyPatch):
     wire = Wire(charts.figure, monkeypatch)
     source = feed(2)

@@ -1,8 +1,11 @@
+import re
 from dataclasses import replace
 
 import pytest
 
-from labkit.dashboard.pareto import CORNERS, free_corners, frontier, pareto, placed, tip
+from labkit.dashboard.pareto import CORNERS, free_corners, frontier, pareto, placed, remarks, tip
+from labkit.dashboard.pins_view import charts_of
+from labkit.experiments.points import _NAMES
 from labkit.figures import style
 from labkit.live import Estimate, Pin
 
@@ -62,6 +65,58 @@ def test_the_tip_says_all_and_escapes_it():
     assert "TTFT" not in words
     assert "none</td>" in words
     assert "TPOT ≤ 50 ms" in tip(replace(pin("a", 100.04, 20), slo="TPOT ≤ 50 ms"), "GPU")
+
+
+def test_the_tip_has_every_figure_of_a_pin_with_its_interval_and_what_speaks_against_it():
+    values = {
+        "output_tok_s_per_accelerator": (50.0, "50.0 [47.5, 52.5]"), "tok_s_per_user": (52.0, "52.0 [49.4, 54.6]"),
+        "ttft_p50_s": (0.1, "100 [95, 105]"), "ttft_p99_s": (0.2, "200 [190, 210]"),
+        "tpot_p50_s": (0.02, "20.0 [19.0, 21.0] ms"), "tpot_p99_s": (0.03, "30.0 [28.5, 31.5] ms"),
+        "itl_p50_s": (0.04, "40.0 [38.0, 42.0] ms"), "itl_p99_s": (0.06, "60.0 [57.0, 63.0] ms"),
+        "goodput_hz": (1.2, "1.20 [1.14, 1.26] req/s"), "output_tok_s": (110.0, "110 [104, 116] tok/s"),
+        "slo_attainment": (0.8, "80 [76, 84] %"),
+    }  # fmt: skip
+    metrics = {name: Estimate(value, value * 0.95, value * 1.05) for name, (value, _) in values.items()}
+    assert set(_NAMES.values()) | {"tok_s_per_user"} == set(metrics), "whatever a pin measures"
+    doubted = replace(
+        pin("a", None, None), metrics=metrics, requests=1234, settings="chunks 256", slo="TPOT ≤ 50 ms",
+        settled=False, cut="no stationary part was found", warnings=("TTFT <rose>", "others used the machine"),
+    )  # fmt: skip
+    words = tip(doubted, "core")
+    told = [text for _, text in values.values()]
+    told += ["4A", "8 req/s", "chunks 256", "TPOT ≤ 50 ms", "run-1 m-a", "30 s, 1,234 requests", "no stationary part was found"]
+    assert [text for text in told if text not in words] == []
+    assert re.search("stationary</td><td[^>]*>no</td>", words)
+    assert "⚠ TTFT &lt;rose&gt;" in words
+    assert "⚠ others used the machine" in words
+    assert re.search("stationary</td><td[^>]*>too short to tell</td>", tip(pin("b", 1, 2), "core"))
+
+
+def test_a_point_shows_what_its_pin_is_to_be_doubted_for():
+    pins = [replace(pin("a", 100, 20), settled=True), replace(pin("b", 90, 30), settled=False, warnings=("x",)), pin("c", 80, 40)]
+    data = next(r.data_source.data for r in pareto(pins).renderers if r.data_source.name == "pins 4A")
+    assert data["label"] == ["a", "b", "c"], "a click tells the label as it is"
+    assert data["shown"] == ["a", "⚠ b", "c"]
+    assert data["alpha"][0] > 0.5 > data["alpha"][1] == data["alpha"][2]
+    said = " ".join(remarks(pins, ("tok_s_per_user",)))
+    assert "⚠ has warnings" in said
+    assert "hollow" in said
+    assert remarks(pins[:1], ("tok_s_per_user",)) == []
+
+
+def test_no_pin_is_missing_from_a_chart_without_a_word():
+    pins = [pin("long", 100, 20, ttft=0.5), pin("short", 90, 30), pin("mute", None, None)]
+    for one in pins[:2]:
+        one.metrics["ttft_p50_s"] = Estimate(0.1)
+    charts = charts_of(pins)
+    assert charts == ("tok_s_per_user", "ttft_p50_s")
+    assert [labels(placed(pins, against)) for against in charts] == [["long", "short"]] * 2, "none is lost for its p99"
+    user, ttft, p99, _ = remarks(pins, charts)
+    assert "mute (its output tokens were not counted and the TPOT of its requests is not known)" in user
+    assert "short" not in user
+    assert "mute (its output tokens were not counted and no first token is known)" in ttft
+    assert "not every pin has a p99: short, mute" in p99
+    assert charts_of(pins[:1]) == ("tok_s_per_user", "ttft_p99_s")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 from ipywidgets.widgets.widget import _instances
 
 from labkit.dashboard.form import clock
-from labkit.dashboard.request_view import RequestView, drawn
+from labkit.dashboard.request_view import EVERY_S, RequestView, drawn
 from labkit.dashboard.waterfall import waterfall
 from labkit.live.request import Prefill, RequestStory, Stage, Stall
+from labkit.live.window import Slow
 
 MS = 1_000_000
 OTHER = Prefill(8, "w1", 60 * MS, 190 * MS, 512)
@@ -46,6 +48,81 @@ def test_a_story_that_is_read_too_late_is_not_shown(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("labkit.dashboard.request_view.read_story", read)
     view.show(7)
     assert len(_instances) == before
+
+
+class Listed:
+    """A view of these worst requests, and which of them were drawn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.worst: list[int] = []
+        self.drawn: list[int] = []
+        run: Any = None
+        self.view = RequestView(run, worst=lambda: [slow(number) for number in self.worst], aside=lambda work: work())
+        monkeypatch.setattr(self.view, "show", self.drawn.append)
+
+    @property
+    def list(self) -> list[int]:
+        return [request for _, request in self.view._pick.options[1:]]
+
+
+def slow(request: int) -> Slow:
+    return Slow(request, float(request), request, "ttft", 0.3)
+
+
+@pytest.fixture
+def listed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listed]:
+    made = Listed(monkeypatch)
+    yield made
+    made.view.close()
+
+
+def test_the_worst_are_listed_by_themselves_at_a_modest_pace_while_they_are_seen(listed: Listed):
+    listed.view.follow(0.0, seen=False)
+    assert listed.list == []
+    listed.worst = [7, 8]
+    listed.view.follow(0.25, seen=False)
+    assert listed.list == [7, 8], "as soon as there are any, for whoever comes"
+    listed.worst = [9]
+    listed.view.follow(0.25 + EVERY_S - 0.1, seen=True)
+    listed.view.follow(0.25 + EVERY_S, seen=False)
+    assert listed.list == [7, 8]
+    listed.view.follow(0.25 + EVERY_S, seen=True)
+    assert listed.list == [9]
+    assert listed.view._pick.options[0][0] == "1 worst of the last minute"
+
+
+def test_a_list_that_is_in_hand_stands_still(listed: Listed):
+    listed.worst = [7, 8]
+    listed.view.follow(0.0, seen=True)
+    listed.view._held.held = True
+    listed.worst = [9]
+    listed.view.follow(2 * EVERY_S, seen=True)
+    assert listed.list == [7, 8]
+    listed.view._look.click()
+    assert listed.list == [9], "who asks for it gets it"
+    listed.view._held.held = False
+    listed.worst = [10]
+    listed.view.follow(4 * EVERY_S, seen=True)
+    assert listed.list == [10]
+
+
+def test_a_request_that_was_chosen_stays_chosen_and_is_not_drawn_again(listed: Listed):
+    listed.worst = [7, 8]
+    listed.view.follow(0.0, seen=True)
+    listed.view._pick.index = 2
+    assert listed.drawn == [8]
+    label = listed.view._pick.label
+    for worst, shown in (([9, 8, 7], [9, 8, 7]), ([9], [9, 8]), ([], [8])):
+        listed.worst = worst
+        listed.view.list_worst()
+        assert (listed.list, listed.view._pick.value, listed.view._pick.label) == (shown, 8, label)
+    assert listed.drawn == [8]
+    listed.view._pick.index = 0
+    listed.worst = [11]
+    listed.view.list_worst()
+    assert (listed.list, listed.view._pick.index) == ([11], 0)
+    listed.view._pick.index = 1
+    assert listed.drawn == [8, 11]
 
 
 def test_instants_are_written_as_on_the_axes_of_the_charts():

@@ -108,6 +108,8 @@ def test_the_floor_of_a_transfer_is_apart_from_waiting_for_room():
     said = "; ".join(floor.evidence)
     assert floor.kind == "transfer"
     assert "a transfer moved 4.0 MB in 4.0 ms (1 GB/s)" in said
+    (rest,) = re.findall(r"the other (.*) ms of KV transfer and waiting for room are waiting: for a step, or for room", said)
+    assert float(rest) == pytest.approx(80 - 4, abs=0.5)
     assert "also where nothing waits" in said
     full = [("w1", "vllm:kv_cache_usage_perc", 0.99)]
     waits = SideOf("1P1D", SPLIT, full, alter=lambda index, seconds: {**seconds, "kv_wait": 0.01 if index % 2 else 0.9})
@@ -115,6 +117,48 @@ def test_the_floor_of_a_transfer_is_apart_from_waiting_for_room():
     assert room.kind == "room"
     assert "up to 99% full" in "; ".join(room.evidence)
     assert "more KV cache" in room.remedy
+
+
+@pytest.mark.parametrize(
+    ("topology", "noun", "remedy"),
+    [
+        ("1P1D", "prefill", "; or a larger pool, as no split of two workers"),
+        ("1A", "aggregated", "; or more workers, or a lower"),
+    ],
+)
+def test_a_full_cache_in_front_of_prefill_is_no_lack_of_prefill(topology: str, noun: str, remedy: str):
+    full: list[Sample] = [("w0", "vllm:kv_cache_usage_perc", 0.99)]
+    waits = {**(SPLIT if noun == "prefill" else CALM), "queue": 0.9}
+    room = against(SideOf(topology, waits, full)).causes[0]
+    assert (room.kind, room.what) == ("room", f"requests wait for room at the {noun} workers")
+    assert room.cost_s == pytest.approx(0.9, rel=0.05)
+    said = "; ".join(room.evidence)
+    assert re.search(r"a prompt was in work there [2-5]\d% of the time", said), said
+    assert f"KV cache of the {noun} workers up to 99% full" in said
+    assert room.remedy.startswith(f"more KV cache (kv_cache_bytes, gpu_memory_utilization, a shorter max_model_len){remedy}")
+    half = against(SideOf(topology, waits, [("w0", "vllm:kv_cache_usage_perc", 0.5)])).causes[0]
+    assert (half.kind, half.what) == ("prefill", "prompts wait for one another at fewer workers")
+    assert f"KV cache of the {noun} workers up to 50% full" in half.evidence
+    busy = {**waits, "prefill": 1.2}
+    lacking = against(SideOf(topology, {**busy, "queue": 3.0}, full), SideOf("2A", {**CALM, "prefill": 1.2})).causes[0]
+    assert (lacking.kind, lacking.what) == ("prefill", "too little prefill for this load"), "no room would help"
+
+
+def test_prompts_that_full_decode_workers_do_not_fetch_are_told_as_such():
+    full: list[Sample] = [(worker, "vllm:kv_cache_usage_perc", 0.97) for worker in ("w0", "w1", "w2")]
+    room = against(SideOf("1P2D", {**SPLIT, "queue": 0.9}, full), SideOf("3A", CALM)).causes[0]
+    assert (room.kind, room.what) == ("room", "requests wait for room at the prefill workers")
+    assert "as the decode workers are full and fetch late; or more KV cache" in room.remedy
+
+
+def test_requests_that_lose_their_cache_are_no_slow_decode():
+    full: list[Sample] = [("w0", "vllm:kv_cache_usage_perc", 0.97)]
+    lost: list[Sample] = [("w0", "vllm:num_preemptions_total", 9.0)]
+    room = against(SideOf("1A", {**CALM, "decode": 3.0}, full, lost)).causes[0]
+    assert (room.kind, room.what) == ("room", "requests lose their KV cache to others at the aggregated workers")
+    assert {"B: 9 preemptions", "KV cache of the aggregated workers up to 97% full"} <= {*room.evidence}
+    assert "a smaller max_num_seqs" in room.remedy
+    assert against(SideOf("1A", {**CALM, "decode": 3.0}, full)).causes[0].what == "decode is slower"
 
 
 def test_slower_decode_is_told_with_what_each_worker_held():

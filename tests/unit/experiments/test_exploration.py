@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from concurrent.futures import CancelledError
@@ -14,6 +15,7 @@ import pytest
 from labkit.errors import LabError, LaunchError, LoadError, SpecError
 from labkit.experiments.autopilot import autopilot
 from labkit.experiments.exploration import Cancelled, Exploration
+from labkit.experiments.pins import keep_pin
 from labkit.experiments.tour import tour
 from labkit.lab.lab import Lab
 from labkit.lab.launch import Launch
@@ -84,6 +86,25 @@ def test_winding_down_leaves_no_request_under_way(open_lab: OpenLab, engine: Fak
         exploration.close()
 
 
+def test_a_pin_is_not_made_silently_where_it_is_to_be_doubted(exploration: Exploration, monkeypatch: pytest.MonkeyPatch):
+    found = iter((False, None, True))
+    monkeypatch.setattr(
+        "labkit.experiments.exploration.keep_pin",
+        lambda *given, **named: replace(keep_pin(*given, **named), settled=next(found), warnings=("a", "b")),
+    )
+    exploration.start().result(60)
+    sent_some(exploration)
+    said = []
+    for _ in range(3):
+        pin = exploration.pin().result(60)
+        said.append(exploration.said[-1].text.partition(pin.run)[2])
+    assert said == [
+        ", which was not stationary; 2 warnings below the pins' table",
+        ", too short to tell whether it is stationary; 2 warnings below the pins' table",
+        "; 2 warnings below the pins' table",
+    ]
+
+
 def test_a_pin_follows_its_requests_under_whichever_watch_there_is(exploration: Exploration):
     exploration.start().result(60)
     sent_some(exploration)
@@ -148,6 +169,42 @@ def test_an_autopilot_that_is_called_off_says_what_it_leaves(exploration: Explor
     assert str(exploration.lab.deployment.topology) == "1P1D"
     assert exploration.running
     assert [pin.topology for pin in exploration.pins] == ["2A"]
+
+
+def test_a_stretch_that_is_not_level_lasts_longer_and_three_times_as_long_at_most(exploration: Exploration, monkeypatch):
+    level, lengths = iter([False, None, *[False] * 9]), list[tuple[str, float]]()
+    measure_for = exploration.measure_for
+
+    def measured(seconds: float, topology: object) -> None:
+        lengths.append((str(topology), seconds))
+        measure_for(seconds, topology)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(exploration, "settled", lambda: next(level))
+    monkeypatch.setattr(exploration, "measure_for", measured)
+    exploration.start().result(60)
+    choice = autopilot(exploration, window_s=1.2).result(180)
+    assert [pin.topology for pin in choice.pins] == ["2A", "1P1D"]
+    assert lengths[:2] == [("2A", 1.2), ("2A", 0.6)], "too little to tell is no reason to go on"
+    assert lengths[2:] == [("1P1D", 1.2), *[("1P1D", 0.6)] * 4], "it is pinned though it never was level"
+    texts = [line.text for line in exploration.said]
+    pinned = [int(found[1]) for text in texts if (found := re.search(r"pinning the last (\d+) s", text))]
+    assert pinned[0] >= 2, "all of it is pinned"
+    assert pinned[1] >= 4
+    assert texts.count("autopilot 2 of 2: 1P1D, not level yet: measured for 1 s more") == 4
+
+
+def test_the_autopilot_asks_which_splits_where_prefill_and_decode_workers_are_not_alike(open_lab: OpenLab):
+    with open_lab("1P@tp2+1D", workload=LOAD) as lab:
+        exploration = Exploration(lab)
+        exploration.start().result(60)
+        with pytest.raises(SpecError, match=r"the workers of 1P@tp2\+1D are not alike") as refused:
+            autopilot(exploration, window_s=1.0).result(60)
+        assert refused.value.remedy == "name the splits to try: topologies=[…]"
+        assert exploration.said[-1].kind == "failed"
+        assert (str(lab.deployment.topology), exploration.running, exploration.pins) == ("1P@tp2+1D", True, [])
+        choice = autopilot(exploration, window_s=1.0, topologies=["1P@tp2+1D"]).result(60)
+        assert [pin.topology for pin in choice.pins] == ["1P@tp2+1D"], "as the remedy says"
+        exploration.close()
 
 
 def test_another_model_is_refused_before_the_lab_is_closed(exploration: Exploration):

@@ -160,7 +160,10 @@ def test_ratios_say_what_they_show_and_the_conditions_what_they_rest_on(study: I
     assert line_of(study, "a against b") == "a against b: p99 ITL unknown (too few values), p50 TTFT × 1.3 [1.2, 1.4]."
     assert "one after the other" in study.verdict
     assert "360 requests, 0 failed, 2 repeats a side" in study.verdict
-    assert study.verdict.endswith("! 1A: other processes used a core")
+    *_, warning, last = study.verdict.splitlines()
+    assert warning == "! 1A: other processes used a core"
+    assert last.startswith("What to do: 1A (whole prompts): prefills interfere")
+    assert "1A (nothing): nothing" in last or "1A (nothing): no advice" in last
     alone = replace(study, sides=study.sides[:1], repeats=1)
     assert "one after the other" not in alone.verdict
     assert "one repeat knows nothing" in alone.verdict

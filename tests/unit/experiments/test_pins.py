@@ -11,7 +11,7 @@ from labkit.errors import LoadError
 from labkit.experiments.choice import overlap
 from labkit.experiments.compare import compare_runs
 from labkit.experiments.conclude import slo_of
-from labkit.experiments.pins import keep_pin, options_of, read_pin
+from labkit.experiments.pins import keep_pin, options_of, pins_of, read_pin, warnings_of
 from labkit.measure.metrics import summarise
 from labkit.measure.records import Window
 from labkit.serve.engines.base import EngineOptions
@@ -51,6 +51,31 @@ def test_two_stretches_of_one_split_under_one_load_are_not_told_apart_by_what_ar
     assert (row.ratio, row.reason) == (None, "other requests arrived on either side")
     assert found.row("ttft_p50_s").ratio is not None
     assert any("stretches of a load without an end" in note for note in found.notes)
+
+
+def test_a_pin_says_whether_it_was_stationary_and_how_it_is_marked_and_so_does_one_that_is_read_again(tmp_path):
+    run = saved_run(tmp_path, "marked", ("2A",), duration_s=60.0, fail=0.1)
+    (window,) = run.windows
+    pin = keep_pin(run, window, "a minute")
+    kept = open_run(tmp_path / pin.run)
+    assert pin.settled is not None
+    assert (pin.settled, pin.cut) == (kept.windows[0].settled, kept.windows[0].cut)
+    assert any("requests failed" in warning for warning in pin.warnings)
+    assert not any("p99 of a request's values needs" in warning for warning in pin.warnings), "that is a note"
+    assert pins_of(run) == [read_pin(kept)] == [pin]
+    assert warnings_of([pin]) == [f"a minute: {warning}" for warning in pin.warnings]
+    short = keep_pin(run, replace(window, stop_ns=window.measure_ns + 8_000_000_000), "eight seconds", name="short")
+    assert (short.settled, short.stationary) == (None, "too short to tell")
+    assert "too few requests" in short.cut
+
+
+def test_a_pin_that_is_not_stationary_is_marked_so(run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        "labkit.experiments.pins.cut_warmup", lambda _, window: replace(window, settled=False, cut="no stationary part was found")
+    )
+    pin = keep_pin(run, run.windows[0], "on its way", name="on-its-way")
+    assert (pin.settled, pin.stationary, pin.cut) == (False, "no", "no stationary part was found")
+    assert any("depend on when it was cut" in warning for warning in pin.warnings)
 
 
 def test_a_percentile_of_too_few_values_is_absent_not_zero(run):
@@ -106,3 +131,19 @@ def test_a_secret_that_no_run_keeps_is_that_of_what_serves_now(run):
         options_of(kept, replace(options, extra_env={}))
     with pytest.raises(LoadError, match="redacted"):
         options_of(kept, replace(options, extra_args=()))
+
+
+def test_a_pin_leaves_the_tails_that_its_percentiles_are_of(run):
+    window = run.windows[0]
+    pin = keep_pin(run, window, "spread", name="spread")
+    kept = open_run(run.path.parent / "spread")
+    records, (cut,) = kept.digest(), kept.windows
+    summary = summarise(records, cut)
+    ttft, itl = pin.tails["ttft"], pin.tails["itl"]
+    assert ttft.n == summary["completed"]
+    for tail, name in ((ttft, "ttft"), (itl, "itl")):
+        median = summary[f"{name}_p50_s"]
+        assert median is not None
+        at = max(i for i, value in enumerate(tail.value_s) if value <= median)
+        after = tail.share[min(at + 1, len(tail.share) - 1)]
+        assert after - 1 / tail.n <= 0.5 <= tail.share[at] + 1 / tail.n

@@ -36,6 +36,13 @@ def test_values_are_those_of_the_summary_and_lie_in_their_intervals(run):
     assert (user.low, user.value, user.high) == (1 / tpot.high, 1 / tpot.value, 1 / tpot.low)
 
 
+def test_a_point_says_what_its_repeats_are_marked_with(tmp_path):
+    run = saved_run(tmp_path, "marked", ("2A", "1P1D", "2A"), fail=0.2)
+    point = point_of(run, "2A")
+    assert point.settled is None, "nobody has looked for a stationary part"
+    assert any("requests failed" in warning for warning in point.warnings)
+
+
 def test_stalls_slow_a_user_down_though_the_median_gap_does_not_know_them():
     slow = [steady(n, gap_ms=10, tokens=11) for n in range(10)]
     for row in slow:  # one gap in ten takes 200 ms: TPOT is 29 ms, the median gap 10 ms

@@ -15,6 +15,7 @@ from labkit.experiments.knee_text import knee_lines, sentence
 from labkit.experiments.prefill_limits import (
     AFTER,
     BEFORE,
+    flags,
     prefill_limits,
     set_prefill_limits,
     try_prefill_limits,
@@ -107,6 +108,22 @@ def test_limits_go_to_prefill_workers_or_else_leave_the_decode_batch_alone():
     assert with_prefill_limits(EngineOptions(max_num_seqs=9), large, disaggregated=False).max_num_seqs == 9
 
 
+def test_flags_say_what_is_left_to_the_engine():
+    assert flags(StepLimits(max_num_batched_tokens=48, max_num_seqs=3)) == "--max-num-batched-tokens 48 --max-num-seqs 3"
+    large = with_prefill_limits(EngineOptions(), StepLimits(max_num_batched_tokens=4096, max_num_seqs=2), disaggregated=False)
+    assert flags(large) == "--max-num-batched-tokens 4096 and the engine's own limit on requests"
+
+
+def test_flags_that_were_tried_where_they_are_advised_are_told_once(open_lab: OpenLab):
+    load = Workload(isl=16, osl=2, rate=40, duration_s=0.3, arrivals="constant")
+    with open_lab("1P1D", node=fake_node(2)) as lab:
+        tried = try_prefill_limits(lab, swept(), isl=16, workload=load, repeats=1)
+    assert tried.measured_with == "--max-num-batched-tokens 48 --max-num-seqs 3 on the prefill workers"
+    advice = PrefillStudy(swept(), None, tried, isl=16).advice
+    assert "Start dedicated prefill workers with --max-num-batched-tokens 48 --max-num-seqs 3 (knee of ISL 16)" in advice
+    assert "Tried here was" not in advice
+
+
 def test_the_knee_is_set_on_the_prefill_worker_alone(open_lab: OpenLab):
     with open_lab("1P1D", node=fake_node(2)) as lab:
         done = set_prefill_limits(lab, swept(), isl=16)
@@ -128,6 +145,12 @@ def test_ttft_is_measured_in_turn_and_the_limits_stay(open_lab: OpenLab):
         assert len(tried.restarts_s) == 4
         assert "TTFT p50" in tried.verdict
         assert "max_num_batched_tokens 48" in str(tried)
+        assert tried.measured_with == "--max-num-batched-tokens 48 --max-num-seqs 48 on every worker"
+        assert "with --max-num-batched-tokens 48 --max-num-seqs 48 on every worker (" in tried.verdict
+        study = PrefillStudy(swept(), None, tried, isl=16)
+        advice, measured = study.advice.split(" Tried here was an aggregated worker with ")
+        assert "Start dedicated prefill workers with --max-num-batched-tokens 48 --max-num-seqs 3 (knee of ISL 16)" in advice
+        assert measured.startswith("--max-num-batched-tokens 48 --max-num-seqs 48: it decodes too")
         assert lab.run.manifest["prefill_limits"]["verdict"] == tried.verdict
         with pytest.raises(SpecError, match="closed loop cannot show"):
             try_prefill_limits(lab, swept(), workload=Workload(concurrency=4, requests=8))

@@ -84,3 +84,13 @@ def test_the_table_has_a_line_for_each_batch_and_can_be_kept():
     kept = json.loads(json.dumps(roofline.to_dict(), allow_nan=False))
     assert kept["points"][-1]["bound"] == "memory-bound"
     assert str(replace(roofline, points=())).splitlines()[0] == lines[0]
+
+
+def test_the_table_names_what_step_times_are_read_from():
+    roofline = found()
+    (line,) = [line for line in str(roofline).splitlines() if line.startswith("Step times ")]
+    assert "of prefill by the engine's own clock (request spans of the sweep)" in line
+    assert "of decode by the client's gaps between tokens" in line
+    alone = replace(roofline, points=tuple(roofline.of("decode")))
+    assert alone.clocks == "Step times of decode by the client's gaps between tokens (with what passes between steps)."
+    assert roofline.to_dict()["clocks"].keys() == {"prefill", "decode"}

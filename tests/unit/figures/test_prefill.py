@@ -67,6 +67,8 @@ def test_the_roof_has_its_ridge_and_every_point_lies_below(sweep: PrefillSaturat
     assert sum(len(mark.x) for mark in drawn) == len(found.points)
     for mark in drawn:
         assert (mark.y <= np.minimum(mark.x * PEAKS.copy_bytes_s, PEAKS.flop_s) / 1e9).all()
+    assert "Step times of prefill by the engine's own clock" in figure.subtitle
+    assert "of decode by the client's gaps between tokens" in figure.subtitle
     nothing = roofline_figure(RooflineFound("demo", PEAKS, 1, (), False))
     assert [panel.note for panel in nothing.panels] == [
         "no steps were measured", "no prefill steps were measured", "no decode steps were measured",

@@ -7,11 +7,12 @@ import json
 import re
 from pathlib import Path
 
+import IPython.display
 import pytest
 
 from labkit.errors import StoreError
 from labkit.experiments.report import CLAIMS, report
-from labkit.figures.report import PAGE, draw_report, keep_report, save_page
+from labkit.figures.report import PAGE, draw_report, keep_report, save_page, show_report
 from labkit.figures.report_page import _said, report_page
 from labkit.store.run import Run, list_runs
 from tests.support.saved_runs import saved_run
@@ -46,6 +47,55 @@ def test_the_page_needs_nothing_from_outside_and_runs_no_script(run: Run, tmp_pa
     for one in CLAIMS:
         assert f'id="claim-{one.key}"' in page
     assert set(re.findall(r'href="#([^"]+)"', page)) <= set(re.findall(r'id="([^"]+)"', page))
+
+
+def section(page: str, head: str) -> str:
+    """A section of a page as text, without tags."""
+    (found,) = re.findall(rf"<h2>{head}</h2>(.*?)(?=<h2>|</main>)", page, re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", found)).split())
+
+
+def versions(run: Run) -> str:
+    told = run.manifest["versions"]
+    return f"labkit {told['labkit']}, python {told['python']}, platform {told['platform']}"
+
+
+def test_the_page_has_conditions_method_and_versions(run: Run):
+    page = report_page(report([run], resamples=50), ())
+    conditions, method = section(page, "Conditions"), section(page, "Method")
+    assert "The same in all runs" in conditions
+    for fact in ("model labkit-demo", "accelerators 2 cores", "workload.rate 1.5", "workload.isl 512", "workload.warmup_s 2"):
+        assert f" {fact} " in conditions, fact
+    assert "What differs" not in conditions, "one run differs from none"
+    assert "TTFT is from the real send" in method
+    assert "Warm-up: a given warm-up of 2 s before each measurement is left out; no stationarity test looked for more." in method
+    assert method.endswith(f"Versions in all runs: {versions(run)}.")
+
+
+def test_what_some_runs_do_not_record_is_in_page_and_text_as_such(run: Run, tmp_path: Path):
+    more = {"hardware": {"summary": "a node", "driver": "580.1"}, "engines": {"vllm": "0.31", "nixl": "1.0"}}
+    other = saved_run(tmp_path, "other", ("2A", "1P1D"), duration_s=30.0, manifest=more)
+    found = report([run, other], resamples=50)
+    page = report_page(found, ())
+    (card,) = re.findall(r"<details[^>]*><summary>Not recorded in all runs[^<]*</summary>(.*?)</details>", page, re.DOTALL)
+    assert "<tr><th>hardware.driver</th><td>580.1</td></tr>" in card
+    assert "<tr><th>engines.nixl</th><td>1.0</td></tr>" in card
+    assert "Versions not recorded in all runs: " in section(page, "Method")
+    said = " ".join(str(found).split()).split(" Not recorded in all runs: ")[1].split(". Versions in all runs: ")[0]
+    assert {"hardware.driver 580.1", "engines.nixl 1.0"} <= {*said.split("; ")}
+
+
+def test_the_figures_of_a_kept_report_stand_under_its_conditions(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(IPython.display, "display", lambda shown: None)
+    kept = keep_report(report([run], resamples=50), tmp_path)
+    capsys.readouterr()
+    show_report(kept)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "model labkit-demo" in shown
+    assert f"Versions in all runs: {versions(run)}." in shown
+    assert shown.endswith(f"the page, with the method: {kept.path / PAGE}")
 
 
 def test_what_runs_say_of_themselves_cannot_become_markup(run: Run, tmp_path: Path):

@@ -189,12 +189,14 @@ def test_a_worker_that_dies_under_load_is_a_fault_in_the_run(open_lab: OpenLab, 
         assert result.counts.get("ok", 0) > 0
         assert result.failed > 3
         assert any("w1 died while serving: it was killed by SIGKILL" in line for line in said)
-        with pytest.raises(LaunchError, match="w1 died while serving"):
+        with pytest.raises(LaunchError, match="w1 died while serving") as raised:
             lab.measure()
     assert any(mark.kind == "restart" and mark.text.startswith("w1 died") for mark in result.marks)
     run = open_run(lab.run.path)
     events = run.records().events.to_pylist()
-    assert next(event["text"] for event in events if event["kind"] == "fault").startswith("w1 died")
+    fault = next(event for event in events if event["kind"] == "fault")
+    assert fault["text"].startswith("w1 died")
+    assert json.loads(fault["data"]) == {"remedy": raised.value.remedy}
     assert run.status == "finished"
 
 
@@ -233,6 +235,8 @@ def test_a_sampler_that_dies_is_told_and_costs_no_request(open_lab: OpenLab, sai
         assert result.failed == 0
         assert any("the sampler exited with code -9" in line and "→" in line for line in said)
     assert any("the sampler exited with code -9" in mark.text for mark in result.marks)
+    (fault,) = (event for event in open_run(lab.run.path).records().events.to_pylist() if event["kind"] == "fault")
+    assert json.loads(fault["data"])["remedy"].endswith("launch another for utilisation and spans")
 
 
 def test_a_gpu_that_stops_to_answer_is_told_and_costs_no_request(
@@ -256,6 +260,9 @@ def test_a_split_that_did_not_take_effect_stays_unverified_in_the_run(open_lab: 
     assert [epoch["verified"] for epoch in run.manifest["epochs"]] == [True, False]
     assert run.status == "failed"
     assert "did not take effect" in run.manifest["reason"]
+    (fault,) = (event for event in run.records().events.to_pylist() if event["kind"] == "fault")
+    assert fault["text"].startswith("a change failed: ")
+    assert json.loads(fault["data"])["remedy"]
 
 
 @pytest.mark.usefixtures("light")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -110,7 +111,9 @@ def test_a_worker_that_dies_turns_red_with_its_cause_and_the_load_goes_on(open_l
     faults = [event for event in watch.history.events if event.kind == "fault"]
     assert [fault.text for fault in faults] == [dead.cause]
     events = open_run(lab.run.path).records().events.to_pylist()
-    assert [event["text"].partition("\n")[0] for event in events if event["kind"] == "fault"] == [dead.cause]
+    (fault,) = (event for event in events if event["kind"] == "fault")
+    assert fault["text"].partition("\n")[0] == dead.cause
+    assert json.loads(fault["data"])["remedy"], "a reader of the run is told what to do"
 
 
 def test_a_second_watch_takes_over_and_keeps_the_history(open_lab: OpenLab):

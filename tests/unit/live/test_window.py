@@ -125,6 +125,27 @@ def test_dots_are_the_slowest_few_beyond_the_limit_and_told_once():
     assert window.tick(2100 * MS).slow_itl == ()
 
 
+def test_where_nothing_else_says_what_is_slow_a_first_token_is_that_takes_twice_the_usual():
+    def told(ttfts_ms: list[int], slo: Slo, *, every_ms: int = 700) -> list[int]:
+        """The requests that became dots, at a tick a request."""
+        window, found = LiveWindow(5.0, slo=slo), []
+        for number, ttft_ms in enumerate(ttfts_ms):
+            at_ms = (number + 1) * every_ms
+            sent = [(number, (at_ms - ttft_ms) * MS)]
+            window.add(batch(at_ms + 1, [(number, at_ms, 1)], sent=sent, ended=[ended(number, at_ms + 1)], oldest=number + 1))
+            found += [dot.request for dot in window.tick((at_ms + 1) * MS).slow_ttft]
+        return found
+
+    ttfts_ms = [100, 105, 95, 110, 100, 190, 300, 100, 120, 90, 500, 100]
+    no_limit = Slo(ttft_s=None, tpot_s=None)
+    assert told(ttfts_ms, no_limit) == [6, 10]
+    assert told(ttfts_ms, no_limit, every_ms=6000) == [6, 10], "with one request in the window, too"
+    assert told([100, 105, 300, 110], no_limit) == [], "of so few nothing is known to be usual"
+    assert told([100 + n for n in range(40)], no_limit) == [], "what is usual is no dot"
+    assert told(ttfts_ms, Slo(ttft_s=0.4, tpot_s=None)) == [10], "an SLO says it by itself"
+    assert told([100] * 8 + [300] * 12, no_limit, every_ms=10_000) == [8, 9], "the median is of the last minute"
+
+
 def test_the_horizon_is_what_every_running_shard_has_told():
     window = LiveWindow()
     assert window.horizon_ns(10 * SECOND) == 10 * SECOND
@@ -149,3 +170,19 @@ def test_memory_is_that_of_the_window_and_of_what_is_under_way():
     assert len(window._open) == 0
     for trail in (window._sent, window._chunks, window._firsts, window._ends):
         assert len(trail._parts) <= 11
+
+
+def test_the_tails_of_now_are_of_what_happened_since_and_go_back_a_minute():
+    window = LiveWindow(1.0)
+    window.add(
+        batch(4_000, [(0, 1_100, 1), (0, 1_130, 2), (1, 3_200, 1), (1, 3_250, 1)], sent=[(0, 1_050 * MS), (1, 3_000 * MS)])
+    )
+    window.tick(4 * SECOND)
+    tails = window.tails(0)
+    assert {name: tail.n for name, tail in tails.items()} == {"ttft": 2, "itl": 3}, "a second token of a chunk waited for nothing"
+    assert tails["ttft"].value_s[0] <= 0.05 < tails["ttft"].value_s[-1] <= 0.2
+    since = window.tails(2 * SECOND)
+    assert {name: tail.n for name, tail in since.items()} == {"ttft": 1, "itl": 1}
+    window.add(batch(5_000, [(1, 4_300, -1)]))
+    window.tick(5 * SECOND)
+    assert set(window.tails(2 * SECOND)) == {"ttft"}, "a chunk may have held any number of tokens"

@@ -83,7 +83,7 @@ def test_what_is_left_out_is_said():
     long = drawn.count(6)
     assert clipped == f"{long} of {len(drawn)} conversations would outgrow 62 tokens and end before: {2 * long} turns left out"
     (first,) = Schedule(Workload(turns=3, isl=10, osl=5, concurrency=1, duration_s=9, clip_tokens=15)).notes()[:1]
-    assert first.startswith("10000 of 10000 conversations would outgrow 15 tokens and end before: 20000 turns")
+    assert first.startswith("10000 of the first 10000 conversations would outgrow 15 tokens and end before: 20000 turns")
     *_, cut = Schedule(Workload(turns=1, isl=20, osl=5, concurrency=1, requests=4, clip_tokens=15)).notes()
     assert cut.endswith("clipped: 40 tokens of prompts and 0 of answers left out")
     (served,) = Schedule(Workload(turns=3, concurrency=1, duration_s=9, history="served")).notes()

@@ -190,6 +190,14 @@ def test_what_is_clipped_is_counted(trace):
     assert clipped.startswith(f"{sum(cut > 0 for cut in over)} of 50 requests are longer than 640 tokens")
     assert f"{sum(cut for cut in over if cut > 0)} tokens of prompts and 0 of answers" in clipped
     assert len(Schedule(fitted(Workload(trace=trace), 4096)).notes()) == 1
+    for loop in ({"concurrency": 3, "duration_s": 9}, {"rate": 5.0, "duration_s": 9}):
+        _, clipped = Schedule(fitted(Workload(trace=trace, **loop), 640)).notes()
+        counted = (
+            "the first 50"
+            if "concurrency" in loop
+            else str(len(list(Schedule(Workload(trace=trace, **loop)).arrivals("measure"))))
+        )
+        assert f" of {counted} requests are longer" in clipped, "how many a closed loop sends in its time is not known before"
     assert fitted(Workload(rate=1, requests=1), 64).clip_tokens is None
     assert fitted(Workload(trace=trace, api="chat"), 640).clip_tokens == 576
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from labkit.measure.machine import held_gpus, machine_marks
+from labkit.measure.machine import held_gpus, machine_marks, workers_let_go
 from labkit.measure.mark import Mark
 from labkit.spec import Workload
 from tests.support.handmade import SECOND, records, window
@@ -86,12 +86,30 @@ def test_a_worker_that_dies_is_told_by_its_fault_or_by_its_processes():
     assert mark.text == "w1 died while serving: killed"
 
 
+def test_a_worker_that_a_re_split_let_go_has_not_died():
+    """A load step with shifts of workers ended with ``! w5 ended meanwhile``."""
+    gone = sampled("w1", "processes", lambda t: 2 if t < 70 else 0)
+    bounds = window(measure_ns=10 * SECOND, stop_ns=110 * SECOND, end_ns=115 * SECOND)
+    epochs = [
+        {"start_ns": 0, "roles": {"w0": "P", "w1": "D"}},
+        {"start_ns": 69 * SECOND, "roles": {"w0": "P"}},
+        {"start_ns": 75 * SECOND, "roles": {"w0": "P", "w2": "D"}},
+        {"start_ns": 200 * SECOND, "roles": {"w2": "D"}},
+    ]
+    assert workers_let_go({"epochs": epochs}, bounds) == {"w1"}, "w0 serves to the end of the window"
+    assert workers_let_go({"epochs": epochs[:1]}, bounds) == workers_let_go({}, bounds) == frozenset()
+    assert machine_marks(records([], samples=gone), bounds, let_go={"w1"}) == []
+    assert [mark.text for mark in machine_marks(records([], samples=gone), bounds)] == ["w1 ended meanwhile"]
+
+
 @pytest.mark.parametrize(
     ("workload", "marks"),
     [
         (Workload(rate=1, duration_s=100), True),
         (Workload(rate=1, duration_s=100, prefix_groups=4, prefix_tokens=64), False),
-        (Workload(rate=1, trace="x.jsonl"), False),
+        (Workload(trace="x.jsonl"), False),
+        (Workload(trace="x.csv"), True),
+        (Workload(rate=1, trace="x.jsonl", isl=512), True),
     ],
 )
 def test_prompts_from_a_cache_that_none_should_share(workload: Workload, marks: bool):

@@ -66,6 +66,17 @@ def test_a_worker_is_vllms_engine_in_dynamos_server_and_stays_on_loopback():
     assert {value for name, value in command.env.items() if name.startswith("DYN_") and name.endswith("_HOST")} == {"127.0.0.1"}
 
 
+def test_no_request_is_logged_unless_the_person_wants_it(monkeypatch: pytest.MonkeyPatch):
+    """An hour of small requests left seven gigabytes of logs in the run's folder."""
+    monkeypatch.delenv("DYN_LOG", raising=False)
+    assert "=warn" in frontend().env["DYN_LOG"]
+    assert ENGINE.worker(spec(Role.DECODE), MODEL, EngineOptions()).env["DYN_LOG"] == frontend().env["DYN_LOG"]
+    monkeypatch.setenv("DYN_LOG", "debug")
+    assert frontend().env["DYN_LOG"] == "debug"
+    asked = EngineOptions(extra_env={"DYN_LOG": "info"})
+    assert ENGINE.worker(spec(Role.DECODE), MODEL, asked).env["DYN_LOG"] == "info"
+
+
 def test_both_kinds_of_split_register_apart_and_find_the_same_frontend():
     spaces = {role: ENGINE.worker(spec(role), MODEL, EngineOptions()).env["DYN_NAMESPACE"] for role in Role}
     assert spaces[Role.PREFILL] == spaces[Role.DECODE] != spaces[Role.AGGREGATED]

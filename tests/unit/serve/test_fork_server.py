@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from labkit.errors import LaunchError
+from labkit.serve import fork_server
 from labkit.serve.engines.base import Command, EngineOptions, Place
 from labkit.serve.fork_server import ForkServer, ForkServers, NoFork
 from labkit.serve.hardware import assign
@@ -165,6 +166,7 @@ def test_a_killed_lab_leaves_nothing(mark: str, tmp_path: Path):
 import signal, sys
 from pathlib import Path
 from labkit.errors import LaunchError
+from labkit.serve import fork_server
 from labkit.serve.engines.base import Command
 from labkit.serve.fork_server import ForkServer
 from labkit.serve.processes import ProcessTree
@@ -245,6 +247,7 @@ def pooled(engine: FakeEngine, tmp_path: Path) -> Iterator[Callable[..., tuple[P
     for pool, servers in made:
         pool.close()
         servers.close()
+        assert not marked(engine.mark), "closed is ended, down to the supervisors of fork servers that were given up"
 
 
 def test_a_pool_forks_its_workers_from_one_server_and_again_later(
@@ -318,15 +321,40 @@ def test_an_error_that_the_fork_did_not_cause_is_raised_and_not_tried_again(
     assert len(list((tmp_path / "logs").glob("w1*.log"))) == 1
 
 
+def root_of_server(pool: Pool, engine: FakeEngine) -> int:
+    guard = {pid for pid in marked(engine.mark) if b"--fork-server" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    roots = {worker.tree.pid for worker in pool.workers}
+    (server,) = {pid for pid in guard - roots if b"supervisor.py" not in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    return server
+
+
 def test_a_fork_server_that_died_is_replaced(pooled: Callable[..., tuple[Pool, list[str]]], engine: FakeEngine):
     engine.forks = ()
     pool, said = pooled()
     held = pool.workers[0].spec.devices
-    guard = {pid for pid in marked(engine.mark) if b"--fork-server" in Path(f"/proc/{pid}/cmdline").read_bytes()}
-    roots = {worker.tree.pid for worker in pool.workers}
-    (server,) = {pid for pid in guard - roots if b"supervisor.py" not in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    server = root_of_server(pool, engine)
     os.kill(server, signal.SIGKILL)
     until(lambda: not alive(server), "the death of the fork server")
     pool.start([Place("w0", 1, held)], EngineOptions())
     assert all(worker.tree.alive and worker.forked for worker in pool.workers)
     assert any("killed by SIGKILL; another one is started" in line for line in said)
+
+
+def test_a_fork_server_that_hangs_is_given_up(
+    pooled: Callable[..., tuple[Pool, list[str]]], engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+):
+    """A launch waited for it without a word, for as long as it was stopped."""
+    engine.forks = ()
+    pool, said = pooled()
+    monkeypatch.setattr(fork_server, "_ANSWER_S", 0.3)
+    server, held = root_of_server(pool, engine), pool.workers[1].spec.devices
+    os.kill(server, signal.SIGSTOP)
+    pool.stop(["w1"])
+    pool.start([Place("w1", 1, held), Place("w2", 1, assign([1, 1, 1], fake_node())[2])], EngineOptions())
+    assert [(worker.name, worker.forked, worker.tree.alive) for worker in pool.workers] == [
+        ("w0", True, True), ("w1", False, True), ("w2", False, True),
+    ]  # fmt: skip
+    assert not alive(server)
+    assert [line for line in said if "within 0.3 s" in line] == [
+        "fork server: not used any more, workers import the engine themselves: the fork server has not forked within 0.3 s"
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 
 from labkit.errors import HardwareError, LaunchError
 from labkit.serve.link import NodeLost
+from labkit.serve.node_agent import NodeAgent
 from labkit.serve.ray_cluster import RayLink, _Node, _nodes, connect
 
 NODE = _Node(id="id1", address="127.0.0.2", head=True, cores=2, cores_taken=0, gpus=0, gpus_taken=0)
@@ -145,7 +147,71 @@ def test_an_address_where_nobody_listens_is_told_at_once(address: str, monkeypat
         raise AssertionError("Ray would try for minutes")
 
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
-    tell: Callable[[str], None] = lambda _: None  # noqa: E731
+    tell: Callable[[object], None] = lambda _: None  # noqa: E731
     with pytest.raises(LaunchError, match=f"no Ray cluster at {address}") as raised:
         connect(address, progress=tell, on_loss=tell)
     assert "ray start --head" in raised.value.remedy
+
+
+class FakeCluster(FakeRay):
+    """A cluster of one node, whose actors are agents of this process; ``joined`` and ``left`` are what the lab did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.joined: list[str] = []
+        self.left = 0
+
+    def is_initialized(self) -> bool:
+        return len(self.joined) > self.left
+
+    def init(self, address: str, **_: object) -> None:
+        self.joined.append(address)
+
+    def shutdown(self) -> None:
+        self.left += 1
+
+    def nodes(self) -> list[dict[str, object]]:
+        resources = {"CPU": 1.0, "node:__internal_head__": 1.0}
+        return [{"NodeID": "id1", "Alive": True, "NodeManagerAddress": "127.0.0.2", "Resources": resources}]
+
+    def remote(self, _: object) -> SimpleNamespace:
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self._actor))
+
+    @staticmethod
+    def _actor(kind: type[NodeAgent], address: str, cores: int, gpus: int) -> SimpleNamespace:
+        agent = kind(address, cores=cores, gpus=gpus)
+        return SimpleNamespace(agent=agent, call=SimpleNamespace(remote=lambda method, *args: getattr(agent, method)(*args)))
+
+    def get(self, answer: object) -> object:
+        return answer
+
+    def kill(self, actor: SimpleNamespace) -> None:
+        actor.agent.close()
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["RAY_ADDRESS", "auto"])
+def test_the_cluster_that_ray_names_is_joined_once_and_left_by_the_last_lab(
+    named: bool, groups: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+):
+    cluster = FakeCluster()
+    state = SimpleNamespace(available_resources_per_node=lambda: {"id1": {"CPU": 1.0}})
+    worker = SimpleNamespace(print_to_stdstream="Ray's own")
+    strategies = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda node, soft: (node, soft))
+    for name, module in (("ray", cluster), ("ray._private", SimpleNamespace(state=state, worker=worker)),
+                         ("ray._private.state", state), ("ray.util.scheduling_strategies", strategies)):  # fmt: skip
+        monkeypatch.setitem(sys.modules, name, module)
+    tell: Callable[[str], None] = lambda _: None  # noqa: E731
+    with socket.create_server(("127.0.0.4", 0)) as head:
+        address = f"127.0.0.4:{head.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        if not named:
+            monkeypatch.delenv("RAY_ADDRESS")
+        first, second = (connect("ray", progress=tell, on_loss=tell) for _ in range(2))
+    assert cluster.joined == [address if named else "auto"]
+    assert worker.print_to_stdstream != "Ray's own"
+    (host,) = first.hosts
+    assert (host.name, len(host.member.node.cores), first.node.placement) == ("127.0.0.2", 1, "spread")
+    first.close()
+    assert cluster.left == 0, "another lab of this process is there still"
+    second.close()
+    assert cluster.left == 1

@@ -37,7 +37,7 @@ def begin(engine: FakeEngine, tmp_path: Path, said: list[str], lost: list[str]) 
     made: list[Deployment | RemoteHosts] = []
 
     def launch(topology: str = "1P1D", cores: tuple[int, ...] = (1, 1), **options: object) -> tuple[Deployment, RemoteHosts]:
-        hosts = stand_in_nodes(cores, progress=said.append, on_loss=lost.append)
+        hosts = stand_in_nodes(cores, progress=said.append, on_loss=lambda error: lost.append(str(error)))
         made.append(hosts)
         deployment = Deployment(
             MODEL, Topology(topology), engine, hosts.node, hosts=hosts,
@@ -74,7 +74,7 @@ def test_a_node_that_dies_takes_its_workers_along_and_the_rest_goes_on(begin: Be
     deployment, hosts = begin("1P1D")
     _links(hosts)[1].die()
     until(lambda: lost, "the news of the death")
-    assert lost == ["node 127.0.0.3 died, and took w1 along: it does not answer"]
+    assert lost == ["node 127.0.0.3 died, and took w1 along: it does not answer\n  → re-split without it, or launch again"]
     why = deployment.dead["w1"].what
     assert why == "w1 died while serving: node 127.0.0.3 died, and took w1 along: it does not answer"
     assert [member.name for member in deployment.node.members] == ["127.0.0.2"]

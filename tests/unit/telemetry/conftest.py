@@ -1,50 +1,10 @@
-"""The real nvidia-ml-py binding on a fake libnvidia-ml.so.1 (tests/support/fake_nvml), built once a session."""
+"""What exporters and drivers really said."""
 
 from __future__ import annotations
 
-import ctypes
-import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
-import pynvml
 import pytest
-
-SOURCE = Path(__file__).parents[2] / "support" / "fake_nvml" / "fake_nvml.c"
-
-
-@pytest.fixture(scope="session")
-def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("needs a C compiler to build the fake NVML")
-    library = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
-    # No soname: with it, whatever loads NVML by name in this process later would get the fake.
-    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([compiler, *flags, "-o", str(library), str(SOURCE)], check=True)
-    return library
-
-
-@pytest.fixture
-def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Write the fake's configuration; it counts from the next NVML call on."""
-    config = tmp_path / "fake_nvml.txt"
-    config.write_text("")
-    monkeypatch.setenv("FAKE_NVML", str(config))
-
-    def write(text: str) -> None:
-        config.write_text(text)
-
-    return write
-
-
-@pytest.fixture
-def fake_nvml(nvml_library: Path, configure: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """The binding of this process on the fake; the value configures it."""
-    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(nvml_library)))
-    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
-    return configure
 
 
 @pytest.fixture

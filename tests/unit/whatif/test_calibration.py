@@ -125,6 +125,7 @@ def test_the_correction_is_applied_to_workers_and_to_each_kind_its_own():
         (setting(isl=500), "ISL 500"),
         (setting(osl=101), "OSL 101"),
         (setting(system="h200_sxm"), "h200_sxm"),
+        (setting(engine="trtllm"), r"trtllm \(calibrated: vllm\)"),
     ],
 )
 def test_beyond_the_calibrated_range_is_refused_unless_asked_for(asked: object, names: str):
@@ -140,6 +141,51 @@ def test_beyond_the_calibrated_range_is_refused_unless_asked_for(asked: object, 
     assert isinstance(allowed, Calibration)
     assert len(allowed.applied(beyond).points) == len(workers.points)
     assert "beyond the calibrated range" in allowed.words
+
+
+def test_the_engine_of_the_runs_is_told_and_was_vllm_where_an_earlier_labkit_kept_none():
+    found = calibrate([measured("a", concurrency=4), measured("b", concurrency=30)], Law().workers)
+    assert isinstance(found, Calibration)
+    assert "Calibrated by runs of llama-3.1-8b on h100_sxm with vllm; " in found.words
+    kept = found.to_dict()
+    del kept["range"]["engines"]
+    assert Calibration.from_dict(kept) == found
+
+
+def test_another_model_is_corrected_and_named_as_one_whose_error_is_unknown():
+    found = calibrate([measured("a", concurrency=4), measured("b", concurrency=30)], Law().workers)
+    assert isinstance(found, Calibration)
+    assert found.words_of("llama-3.1-8b") == found.words
+    said = "Calibrated by runs of llama-3.1-8b alone: of llama-3.1-70b-fp8, gpt-oss-120b the error is unknown."
+    assert found.words_of("llama-3.1-8b", "llama-3.1-70b-fp8", "gpt-oss-120b") == f"{found.words} {said}"
+    assert not any("corrected by" in note for note in found.applied(Law().workers(setting())).notes)
+    (note,) = [note for note in found.applied(Law().workers(setting("llama-3.1-70b-fp8"))).notes if "corrected by" in note]
+    assert note == "runs of llama-3.1-70b-fp8; it is corrected by those of llama-3.1-8b, and its error is unknown"
+    assert NoCalibration("a test").words_of("gpt-oss-120b") == NoCalibration("a test").words
+
+
+def test_what_one_kind_was_measured_with_does_not_stand_for_the_other():
+    disaggregated = [measured(run, "1P@tp2+1D@tp2", concurrency=2, isl=3000) for run in "cd"]
+    found = calibrate([measured("a", concurrency=4), measured("b", concurrency=60, isl=3000), *disaggregated], Law().workers)
+    assert isinstance(found, Calibration)
+    assert Calibration.from_dict(found.to_dict()) == found
+    there = found.applied(Law().workers(setting(isl=3000)))
+    assert {point.batch for point in there.of(Role.DECODE)} <= {1, 2}
+    assert max(point.batch for point in there.of(Role.AGGREGATED)) > 2
+    elsewhere = found.applied(Law().workers(setting(isl=2000)))
+    assert {point.role for point in elsewhere.points} == {Role.AGGREGATED}
+    assert "measured only with prefill TP 2 and decode TP 2, ISL 3000, OSL 100, " in elsewhere.beyond["disaggregated"].reason
+    assert "aggregated ISL 2000 to 3000" in found.words
+    assert "disaggregated ISL 3000" in found.words
+
+
+def test_a_kind_whose_runs_are_all_held_out_was_measured_all_the_same():
+    observed = [measured("a", concurrency=4), measured("b", concurrency=30), measured("c", "1P@tp2+1D@tp2", concurrency=8)]
+    found = calibrate(observed, Law().workers, held_out=["b", "c"])
+    assert isinstance(found, Calibration)
+    assert "Disaggregated: unknown, all runs of it are held out." in found.words
+    beyond = found.applied(Law().workers(setting())).beyond
+    assert beyond["disaggregated"].reason == "all runs of disaggregated splits are held out"
 
 
 def test_an_open_loop_has_no_error_of_throughput():

@@ -37,7 +37,8 @@ OTHER = Opinion(
     topology="6P2D", simulated="6P2D", share=1.0, stretch=1.0, request_hz=9.0, requests=200, static_ttft_s=None,
     static_tpot_s=None, ttft_p50_s=0.3, ttft_p99_s=None, tpot_p50_s=0.011, tpot_p99_s=None, attained=1.0, run="r2",
 )  # fmt: skip
-FOUND = SecondOpinion(0.8, Slo(ttft_s=1.0, tpot_s=0.02), (ONE, OTHER))
+SAID = "Projected by a law, not measured. Error on held-out runs. Aggregated: TTFT 9% mean, 12% worst of 4."
+FOUND = SecondOpinion(0.8, Slo(ttft_s=1.0, tpot_s=0.02), (ONE, OTHER), said=SAID)
 
 
 def projected(split: str, request_hz: float) -> Projected:
@@ -97,6 +98,7 @@ def test_steps_of_aggregated_workers_are_corrected_as_the_projection_is() -> Non
 def test_the_table_says_what_is_simulated_and_what_stands_for_it() -> None:
     said = str(FOUND)
     assert said.startswith("Second opinion, simulated and not measured: Poisson arrivals at 80%")
+    assert f"Static estimate: p{SAID[1:]}" in " ".join(said.split())
     assert "8A is too large for this machine: 4A at the same load per worker instead." in said
     assert "8A ran 2 times slower" in said
     rows = {line[:22].strip(): line[22:].split("  ") for line in said.splitlines()}
@@ -110,6 +112,7 @@ def test_the_figure_has_both_beside_each_other(tmp_path: Path) -> None:
     assert figure is not None
     assert "not measured" in figure.subtitle
     assert "8A as 4A" in figure.subtitle
+    assert figure.subtitle.endswith(SAID)
     ttft, tpot = figure.panels
     static = [mark for mark in ttft.marks if isinstance(mark, Dots) and mark.marker == "cross"]
     assert [float(mark.y[0]) for mark in static] == [200.0], "what the static estimate cannot take is no dot"
@@ -126,6 +129,9 @@ def test_what_was_asked_for_0_seconds_is_kept_as_not_simulated(tmp_path: Path) -
     opinion = second_opinion(run, found, seconds=0, estimator=Law())
     assert (opinion.sides, opinion.left_out) == ((), ("asked for 0 s",))
     assert kept_opinion(run) == opinion
+    assert opinion.said == "Projected by a law, not measured. " + found.error.words
+    run.update(second_opinion={key: value for key, value in opinion.to_dict().items() if key != "said"})
+    assert kept_opinion(run) == opinion, "earlier labkits kept the error with the projection alone"
     assert "Not simulated: asked for 0 s." in run.manifest["answer"]
     unknown = {"disaggregated": "no disaggregated split was measured"}
     opinion = second_opinion(run, replace(found, aggregated=None, disaggregated=None, unknown=unknown), estimator=Law())

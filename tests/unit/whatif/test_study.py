@@ -78,10 +78,22 @@ def test_own_runs_calibrate_it_and_what_is_beyond_them_is_refused(tmp_path: Path
     assert found.aggregated is not None
     assert {duel.reason[:32] for duel in found.maps[1].duels if duel.winner == "unknown"} == {"outside of the calibrated range:"}
     assert "corrected by 2 runs" in found.source
-    with pytest.raises(ProjectionError, match=r"ISL 2000 \(calibrated: 512\)"):
+    with pytest.raises(ProjectionError, match=r"ISL 2000, OSL \d+ \(calibrated: ISL 512, OSL 32\)"):
         ask(tmp_path, question())
     _, asked_for = ask(tmp_path, question(), extrapolate=True)
     assert "there the error is unknown" in " ".join(str(asked_for).split())
+
+
+def test_the_report_names_the_models_of_claims_that_no_run_was_of(tmp_path: Path):
+    for at, rate in enumerate((1.0, 1.5)):
+        given = H100 | {"model": {"source": "llama-3.1-8b"}}
+        saved_run(tmp_path, f"gpu{at}", ("2A", "1P1D"), gpus=True, rate=rate, manifest=given)
+    ask(tmp_path, question(), extrapolate=True)
+    told = {one.claim.key: one for one in report(pick_runs(tmp_path)).claims}
+    for key, models in (("one_node", "llama-3.1-70b-fp8"), ("gpt_oss", "gpt-oss-120b"),
+                        ("large_models", "llama-3.1-8b-fp8, llama-3.1-70b-fp8")):  # fmt: skip
+        aside = next(one for one in told[key].aside if "projected" in one.where)
+        assert f"Calibrated by runs of llama-3.1-8b alone: of {models} the error is unknown." in aside.words
 
 
 def test_an_slo_that_nothing_meets_still_gives_maps_and_the_nearest(tmp_path: Path):
@@ -108,11 +120,19 @@ def test_a_question_that_cannot_be_projected_leaves_no_run(tmp_path: Path):
         ({"ttfts_s": [0.0]}, "no grid"),
         ({"models": ["llama-9"]}, "unknown model"),
         ({"isl": 0}, "isl = 0"),
+        ({"engine": "dynamo"}, "engine = 'dynamo' is no backend whose kernels were timed"),
     ],
 )
 def test_a_question_that_cannot_be_meant_is_refused(given: dict[str, Any], says: str):
     with pytest.raises(SpecError, match=says):
         question(**given)
+
+
+def test_an_engine_that_is_none_of_its_backends_is_told_those_there_are_and_what_projects_dynamo():
+    with pytest.raises(SpecError) as raised:
+        question(engine="dynamo")
+    assert "vllm, trtllm, sglang" in raised.value.remedy
+    assert "Dynamo's workers here are vLLM's: engine=vllm" in raised.value.remedy
 
 
 def test_another_run_holds_no_projection(tmp_path: Path):
@@ -130,7 +150,7 @@ def test_export_draws_it_again_and_the_report_sets_it_beside_the_claims(tmp_path
     told = {one.claim.key: one for one in report(pick_runs(tmp_path)).claims}
     for key in ("one_node", "two_nodes", "gpt_oss", "large_models"):
         (aside,) = told[key].aside
-        assert aside.where.startswith("projected, not measured: holds in ")
+        assert aside.where.startswith("projected on h100_sxm, not measured: holds in ")
         assert "No error can be given" in aside.words
         assert told[key].outcome == "not tested", "a projection is no measurement"
     assert told["interference"].aside == ()
