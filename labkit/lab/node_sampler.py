@@ -25,6 +25,7 @@ from labkit.telemetry.spans import Progress, RequestSpan
 _PULL_S: Final = 0.5
 _QUIET_S: Final = 0.8  # longer than the workers' span export delay of 0.5 s
 _START_S: Final = 60.0
+_STOP_S: Final = 10.0  # NVML may hang
 _MOST_WAITING: Final = 200_000
 _FOREIGN: Final = "foreign_cpu_cores"
 _GPU, _CORE = re.compile(r"gpu(\d+)$"), re.compile(r"core(\d+)(_.*)$")
@@ -46,6 +47,7 @@ class SamplingAgent(NodeAgent):
 
     _loop: asyncio.AbstractEventLoop | None = None
     _sampler: Sampler
+    _thread: threading.Thread
 
     def sample(self) -> str:
         """Begin, and say where workers of this machine send their spans."""
@@ -56,7 +58,8 @@ class SamplingAgent(NodeAgent):
         def serve() -> None:
             asyncio.run(self._serve(ready, begun))
 
-        threading.Thread(target=serve, name="labkit sampler", daemon=True).start()
+        self._thread = threading.Thread(target=serve, name="labkit sampler", daemon=True)
+        self._thread.start()
         begun.wait(_START_S)
         return ready[0]
 
@@ -81,10 +84,12 @@ class SamplingAgent(NodeAgent):
                 asyncio.run_coroutine_threadsafe(self._sampler.settle(_QUIET_S, most_s), self._loop).result(most_s + 5.0)
 
     def close(self) -> None:
-        """End the sampler, too."""
+        """End the sampler, too, and wait until it has given NVML back."""
         if self._loop is not None:
             self._call(self._ended.set)
         super().close()
+        if self._loop is not None:
+            self._thread.join(_STOP_S)
 
     async def _serve(self, ready: list[str], begun: threading.Event) -> None:
         self._ended = asyncio.Event()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,12 +17,13 @@ from labkit.errors import MissingEngine, ResplitError, SpecError
 from labkit.lab.lab import Lab
 from labkit.lab.launch import plan_launch
 from labkit.lab.node_sampler import NodeTelemetry, SamplingAgent
+from labkit.serve.cluster import join, member_at
 from labkit.serve.link import Clock
 from labkit.serve.remote import RemoteHosts
 from labkit.store.run import open_run
 from labkit.store.segments import read_segment
 from tests.support.fake_engine import FakeDynamo, FakeEngine
-from tests.support.stand_in_nodes import stand_in_nodes
+from tests.support.stand_in_nodes import StandInLink, stand_in_nodes
 from tests.support.waiting import until
 
 OpenLab = Callable[..., Lab]
@@ -39,7 +42,7 @@ def test_a_lab_over_two_nodes_measures_resplits_and_keeps_what_each_node_is(
     asked: list[object] = []
     made: list[RemoteHosts] = []
 
-    def connect(address: str, *, placement: str, agent: type[SamplingAgent], **tell: Callable[[str], None]) -> RemoteHosts:
+    def connect(address: str, *, placement: str, agent: type[SamplingAgent], **tell: Callable[[object], None]) -> RemoteHosts:
         asked.extend((address, placement))
         made.append(stand_in_nodes((1, 1), "spread", agent=agent, **tell))
         return made[0]
@@ -66,7 +69,9 @@ def test_a_lab_over_two_nodes_measures_resplits_and_keeps_what_each_node_is(
     assert all((node["clock_offset_ns"], node["clock_bound_ns"]) == (0, 0) for node in hardware["nodes"])
     assert hardware["placement"] == "spread"
     assert run.manifest["epochs"][0]["devices"]["w1"]["cores"] == [1000]
-    assert any(kind == "fault" and "node 127.0.0.3 died" in text for _, kind, text in lab.run.notes)
+    faults = [event for event in run.records().events.to_pylist() if event["kind"] == "fault"]
+    (lost,) = (event for event in faults if event["text"].startswith("node 127.0.0.3 died"))
+    assert json.loads(lost["data"]) == {"remedy": "re-split without it, or launch again"}
 
 
 def test_another_machines_samples_are_named_by_it_and_put_on_the_labs_clock(hosts: RemoteHosts, tmp_path: Path):
@@ -91,6 +96,39 @@ def test_on_the_labs_own_machine_its_own_sampler_says_who_is_a_stranger(hosts: R
     assert ("host@127.0.0.2", "foreign_cpu_cores") not in telemetry.readings()
     assert telemetry.missing["host@127.0.0.2/foreign_cpu_cores"] == "this node is on the lab's own machine: see host"
     telemetry.close(spans_s=0.0)
+
+
+def test_the_gpus_of_another_machine_have_the_numbers_that_plans_give_them(
+    fake_nvml: Callable[[str], None], hosts: RemoteHosts, tmp_path: Path
+):
+    fake_nvml("error nvmlDeviceGetPowerUsage:0 3\n")
+    host = hosts.hosts[1]
+    assert isinstance(host.link, StandInLink)
+    node = host.link.agent.facts().node
+    planned = [f"gpu{gpu.index}" for gpu in join([member_at(1, host.name, node)], "spread").gpus]
+    telemetry = NodeTelemetry(tmp_path, host)
+    until(lambda: ("gpu1001", "power_w") in telemetry.readings(), "a GPU's reading")
+    until(lambda: "gpu1000/power_w" in telemetry.missing, "why the other has none")
+    found = telemetry.readings()
+    telemetry.close(spans_s=0.0)
+    assert planned == ["gpu1000", "gpu1001"]
+    assert [source for source, metric in sorted(found) if metric == "temperature_c"] == planned
+    assert {source: found[source, "temperature_c"].value for source in planned} == {"gpu1000": 55, "gpu1001": 56}
+    assert found["gpu1001", "power_w"].value == 351.5
+    assert ("gpu1000", "power_w") not in found
+    rows = read_segment(tmp_path / "segments" / "samples-node1000.arrows")
+    assert isinstance(rows, pa.Table)
+    assert {source for source in rows["source"].to_pylist() if source.startswith("gpu")} == set(planned)
+
+
+def test_an_agent_that_is_closed_has_given_its_gpus_back(fake_nvml: Callable[[str], None], capfd: pytest.CaptureFixture[str]):
+    fake_nvml("hang nvmlGpmSampleFree 200\n")
+    agent = SamplingAgent("127.0.0.2")
+    agent.sample()
+    until(lambda: any(source == "gpu0" for _, source, _ in agent.taken(0.1).samples), "a GPU's reading")
+    agent.close()
+    assert "labkit sampler" not in {thread.name for thread in threading.enumerate()}
+    assert "leaked" not in capfd.readouterr().err
 
 
 def test_without_ray_it_is_said_and_what_brings_it(open_lab: OpenLab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
