@@ -14,6 +14,7 @@ class Board {
     this.splits = []
     this.ghosts = []
     this.due = null // the frame that will draw
+    this.pointer = null // where it was seen last over a chart, and what it points at
     this.hidden = new Set() // ghosts that are switched off
     this.mode = "live" // live, paused or history
     this.window = 60
@@ -244,6 +245,7 @@ class Board {
       this.marks(now)
       for (const card of this.cards) this.panel(card, now)
     })
+    if (this.pointer) this.hover(this.pointer)
     this.root.dataset.draws = Number(this.root.dataset.draws ?? 0) + 1
   }
   /** Rows to draw; where there are more than the charts are wide, the ends of buckets whose least and most are drawn. */
@@ -519,14 +521,16 @@ class Board {
     }
     return found
   }
-  hover(event) {
-    const at = this.locate(event)
+  /** The pointer is there. Where it rests while the charts move beneath it, each drawing tells anew what it points at. */
+  hover({ target, clientX, clientY }) {
+    const event = { target, clientX, clientY }, at = this.locate(event)
     if (!at) return this.unhover()
     for (const card of this.cards) {
       const frame = card.view.frame.bbox
       card.cross.style.cssText = `display:block;top:${frame.top}px;height:${frame.height}px;left:${frame.left + (at.px / at.frame.width) * frame.width}px`
     }
     const dot = this.dotAt(at)
+    this.pointer = { ...event, dot, card: at.card }
     at.card.plot.classList.toggle("lk-clickable", Boolean(dot))
     this.tell(at, dot)
     const box = this.root.getBoundingClientRect(), wide = this.tip.offsetWidth, high = this.tip.offsetHeight
@@ -535,6 +539,7 @@ class Board {
     this.tip.style.top = `${Math.max(0, Math.min(y - high / 2, box.height - high))}px`
   }
   unhover() {
+    this.pointer = null
     this.tip.style.display = "none"
     for (const card of this.cards) card.cross.style.display = "none"
   }
@@ -571,8 +576,11 @@ class Board {
     this.tip.replaceChildren(...lines)
     this.tip.style.display = "block"
   }
+  /** Opens what the words at the pointer tell; a finger has none. */
   click(event) {
-    const at = this.locate(event), dot = at && this.dotAt(at)
-    if (dot) this.emit({ type: "tap", what: { kind: at.card.panel.dots, request: dot.request, t_s: dot.t, value_s: dot.value / 1000 } })
+    const { pointer } = this
+    if (!pointer || Math.hypot(pointer.clientX - event.clientX, pointer.clientY - event.clientY) > 1.5) this.hover(event)
+    const { dot, card } = this.pointer ?? {}
+    if (dot) this.emit({ type: "tap", what: { kind: card.panel.dots, request: dot.request, t_s: dot.t, value_s: dot.value / 1000 } })
   }
 }

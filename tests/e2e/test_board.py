@@ -94,6 +94,46 @@ def test_dots_beyond_the_chart_are_triangles_at_its_edge_with_their_own_value(pa
     assert dots[2]["value"] == 9000
 
 
+def test_a_click_opens_what_the_words_at_the_pointer_tell_while_the_charts_move(page: Any) -> None:
+    found = page.evaluate(
+        f"""() => {{ const style = 'position:absolute;left:0;top:0;width:600px;height:200px'
+          const plot = make('div', {{ class: 'lk-plot', style }})
+          document.body.append(plot)
+          const bbox = {{ left: 0, top: 0, width: 600, height: 200 }}, y = {{ start: 0, end: 200 }}, tapped = []
+          const card = {{ ...{CARD}, plot, cross: make('i'), view: {{ frame: {{ bbox }} }}, dots: [] }}
+          card.panel.series = [{{ metric: 'p50', label: 'p50', scale: 1, decimals: 0, unit: '' }}]
+          const board = ({BARE})({{ cards: [card], root: make('div'), tip: make('div'), columns: new Columns(), events: [],
+            end: null, seen: true, mode: 'paused', rows: null, emit: ({{ what }}) => tapped.push(what.request),
+            numbers() {{}}, status() {{}},
+            doc: {{ get_model_by_name: () => y }}, range: {{ setv() {{}} }}, marks() {{}}, panel() {{}} }})
+          board.columns.widen(['t'])
+          board.columns.append(new Float32Array([60]), 1, 1)
+          const at = (x, target = plot) => ({{ target, clientX: x, clientY: 100 }})
+          const words = () => board.tip.querySelector('footer')?.textContent ?? ''
+          const dots = (...all) => {{ card.dots = all.map(([t, request]) => ({{ t, request, y: 100, value: 100 }})) }}
+          globalThis.changeLines = (views, change) => change()
+          const draw = () => board.draw(true)
+          dots([30, 1], [32, 2])
+          board.hover(at(300))
+          const told = [words()]
+          dots([28, 1], [30, 2]) // they have moved, and nobody has drawn or told
+          board.click(at(300.4))
+          draw()
+          told.push(words())
+          board.click(at(300))
+          board.click(at(280)) // a finger, which comes from nowhere
+          dots()
+          draw()
+          told.push(words())
+          board.click(at(280))
+          board.hover(at(280, document.body))
+          board.click(at(280, document.body))
+          plot.remove()
+          return [told, tapped, board.pointer] }}"""
+    )
+    assert found == [["request 1: 100 ms · click to open", "request 2: 100 ms · click to open", ""], [1, 2, 1], None]
+
+
 def marks(page: Any, events: list[list[Any]], **fields: Any) -> tuple[list[str], list[float], list[float]]:
     """Words, their instants and heights."""
     labels, lines = page.evaluate(
