@@ -124,15 +124,34 @@ class SplitForm:
             offered.append(before)
         value = before if before in offered else _nearest(before, offered)
         kind = W.ToggleButtons if len(offered) <= _MOST_BUTTONS else W.SelectionSlider
+        # A browser keeps what it has shown of a widget that is closed, so none is made where the one before can turn.
+        # (A slider does not take other options.)
+        if isinstance(self._picker, kind) and (kind is W.ToggleButtons or tuple(self._picker.options) == tuple(offered)):
+            self._turn(offered, value)
+        else:
+            self._replace(kind, offered, value)
+        self._changed()
+
+    def _turn(self, offered: Sequence[str], value: str) -> None:
+        quiet, self._quiet = self._quiet, True
+        try:
+            with self._picker.hold_sync():
+                if tuple(self._picker.options) != tuple(offered):
+                    self._picker.tooltips = _tips(offered)
+                    self._picker.options = offered
+                self._picker.value = value
+        finally:
+            self._quiet = quiet
+
+    def _replace(self, kind: Any, offered: Sequence[str], value: str) -> None:
         self._picker = kind(options=offered, value=value)
         if kind is W.ToggleButtons:
             self._picker.style.button_width = "auto"
-            self._picker.tooltips = [_words(Topology(one)) for one in offered]
+            self._picker.tooltips = _tips(offered)
         self._picker.observe(lambda _: self._changed(), "value")
         before_it = self._place.children
         self._place.children = (row(field("", self._picker, _HINT)),)
         let_go(*before_it)
-        self._changed()
 
     def _changed(self) -> None:
         if self._quiet:
@@ -188,6 +207,10 @@ def _distance(one: Topology, other: Topology) -> tuple[bool, float]:
 
 def _words(topology: Topology) -> str:
     return ", ".join(f"{group.count} {group.role.noun}" for group in topology.groups)
+
+
+def _tips(offered: Sequence[str]) -> list[str]:
+    return [_words(Topology(one)) for one in offered]
 
 
 def _text(number: int | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from bokeh import models
+from bokeh.core.properties import value
 from bokeh.plotting import figure as bokeh_figure
 
 from labkit.dashboard import look
@@ -18,6 +19,7 @@ from labkit.spec.slo import Slo
 
 _m: Any = models
 _figure: Any = bokeh_figure
+_value: Any = value
 Name = Literal["ttft", "itl"]
 #: latency: (axis label, what it is of)
 LATENCIES: Final[dict[Name, tuple[str, str]]] = {
@@ -30,7 +32,6 @@ _NAMED: Final = """
 const name = { 0.5: "p50", 0.1: "p90", 0.01: "p99", 0.001: "p99.9" }[+tick.toPrecision(2)]
 return (name ? name + "  " : "") + +(100 * tick).toPrecision(2) + "%"
 """
-_TIP: Final = [("", "$name"), ("ms", "@x{0,0.0}"), ("at or above", "@y{0.0%}")]
 _MOST_SHARE: Final = 0.99
 _LEAST_MS: Final = 0.1  # left of it lies what came in one piece with the token before
 
@@ -70,28 +71,36 @@ def tail_chart(pins: Sequence[Pin], latency: Name, *, slo: Slo | None = None, no
     if limit_s is not None:
         plot.add_layout(_m.Span(location=limit_s * 1e3, dimension="height", line_color=ALARM, line_dash=[6, 4], line_alpha=0.75))
     colors = colors_of(pins, now)
-    shown = []
-    for pin, tail in drawn:
-        x, y = line(tail)
-        shown.append(
-            plot.line(
-                "x", "y", source=_m.ColumnDataSource({"x": x, "y": y}), name=f"{pin.label}, {tail.n:,} {noun}",
-                line_color=colors[pin.topology], line_alpha=0.6, line_width=1.5, legend_label=pin.label,
-            )
-        )  # fmt: skip
+    items = []
+    if drawn:  # all in one: each renderer of its own is some hundred elements in the page
+        lines = [line(tail) for _, tail in drawn]
+        rows = {
+            "xs": [x for x, _ in lines],
+            "ys": [y for _, y in lines],
+            "color": [colors[pin.topology] for pin, _ in drawn],
+            "name": [f"{pin.label}, {tail.n:,} {noun}" for pin, tail in drawn],
+        }
+        source = _m.ColumnDataSource(rows, name=f"{latency}:pins")
+        faint = plot.multi_line("xs", "ys", source=source, line_color="color", line_alpha=0.6, line_width=1.5)
+        items += [_m.LegendItem(label=_value(pin.label), renderers=[faint], index=i) for i, (pin, _) in enumerate(drawn)]
+        plot.add_tools(_hover(faint, "@name"))
     if now is not None:
         source = _m.ColumnDataSource(columns(latency, now), name=f"{latency}:now")
-        shown.append(
-            plot.line(
-                "x", "y", source=source, name=f"now, {now.topology}", line_color=colors[now.topology], line_width=2.8,
-                line_join="round", legend_label="now",
-            )
-        )  # fmt: skip
-    if shown:
-        plot.add_tools(_m.HoverTool(renderers=shown, tooltips=_TIP, line_policy="nearest", visible=False))
-        plot.add_layout(plot.legend[0], "above")
-        look.dress_legend(plot.legend[0])
+        thick = plot.line("x", "y", source=source, line_color=colors[now.topology], line_width=2.8, line_join="round")
+        thick.name = f"now, {now.topology}"
+        items.append(_m.LegendItem(label=_value("now"), renderers=[thick]))
+        plot.add_tools(_hover(thick, "$name"))
+    if items:
+        legend = _m.Legend(items=items)
+        plot.add_layout(legend, "above")
+        look.dress_legend(legend)
     return plot
+
+
+def _hover(renderer: Any, name: str) -> Any:
+    """What a point of its lines says, ``name`` first."""
+    tips = [("", name), ("ms", "$snap_x{0,0.0}"), ("at or above", "$snap_y{0.0%}")]
+    return _m.HoverTool(renderers=[renderer], tooltips=tips, line_policy="nearest", visible=False)
 
 
 def fresh(pins: Sequence[Pin], now: Now) -> dict[str, Any]:

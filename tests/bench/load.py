@@ -65,8 +65,8 @@ class Traffic:
 
     @property
     def requests(self) -> int:
-        """For about as long a run, whatever the pace."""
-        return self.streams * (6 if self.itl_ms <= ITL_MS else 2)
+        """So many that a client's start-up, which is subtracted, is small beside them: it takes some seconds and varies."""
+        return max(6_000, self.streams * 6) if self.itl_ms <= ITL_MS else self.streams * 2
 
     def __str__(self) -> str:
         return f"{self.streams} streams" + (f", a token every {self.itl_ms:g} ms" if self.itl_ms != ITL_MS else "")

@@ -14,7 +14,8 @@ at its upper end adds less than a fiftieth. The kernel keeps what its charts can
 ``labkit.live.history``), so its memory grows by that much until then: it is judged without that, and the table has all three.
 So are the browser's nodes without those that list what was done (pins, log). At the end ``labkit show`` opens the run.
 
-Every process but the browser and this one is found by its part (``tests.faults.victims``), memory is PSS of ``smaps_rollup``.
+Every process but the browser and this one is found by its part (``tests.faults.victims``), memory is the
+anonymous part of the PSS (``smaps_rollup``): pages of files count for more as soon as another process no longer maps them.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ LEVEL_PART: Final = 0.02
 RESAMPLES: Final = 2000
 MOST_SHOW_S, MOST_SHOW_GB = 10.0, 2.0
 #: The memory that is judged: what the charts keep is meant to grow, up to its limit.
-WITHOUT_KEPT: Final = "kernel without what is kept for the charts: PSS, MB"
+WITHOUT_KEPT: Final = "kernel without what is kept for the charts: memory, MB"
 #: These write the run's files, too.
 _STORES: Final = frozenset({"telemetry sampler", "load shard"})
 SETUP = """
@@ -112,12 +113,18 @@ KEPT_BYTES = (
     "sum(8 * len(one.numbers) + 600 + 130 * len(one.slow_ttft + one.slow_itl) for one in list(explorer.watch.history._samples))"
     " + explorer.charts.history._values.nbytes"
 )
-#: Nodes that list what was done: pins, lines of the log, and where they are chosen.
-LISTED = """() => [...document.querySelectorAll('.lk-pages, .lk-chips')].reduce((sum, part) => {
-  const walker = document.createTreeWalker(part)
-  while (walker.nextNode()) sum++
-  return sum
-}, 0)"""
+#: Nodes that list what was done: pins, in charts and tables, lines of the log, and where they are chosen.
+LISTED = """() => {
+  const within = (part) => {
+    const walker = document.createTreeWalker(part)
+    let sum = 0
+    for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+      sum += 1 + (node.shadowRoot ? 1 + within(node.shadowRoot) : 0)
+    }
+    return sum
+  }
+  return [...document.querySelectorAll('.lk-pages, .lk-chips')].reduce((sum, part) => sum + within(part), 0)
+}"""
 
 
 @dataclass(slots=True)
@@ -180,13 +187,13 @@ def slope(t_s: npt.NDArray[np.float64], values: npt.NDArray[np.float64], seed: i
 
 
 def of_process(pid: int) -> dict[str, float]:
-    """PSS in MB, descriptors and threads; empty for one that is gone."""
+    """Memory in MB, descriptors and threads; empty for one that is gone."""
     root = Path(f"/proc/{pid}")
     try:
         rollup = (root / "smaps_rollup").read_text()
-        pss_kb = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+        anonymous_kb = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss_Anon:"))
         threads = next(int(line.split()[1]) for line in (root / "status").read_text().splitlines() if line.startswith("Threads:"))
-        return {"PSS, MB": pss_kb * 1024 / 1e6, "descriptors": len(list((root / "fd").iterdir())), "threads": threads}
+        return {"memory, MB": anonymous_kb * 1024 / 1e6, "descriptors": len(list((root / "fd").iterdir())), "threads": threads}
     except (OSError, StopIteration):
         return {}
 
@@ -222,17 +229,17 @@ class Watcher:
         row = {"t_s": now_s}
         for part, pids in parts(self.server.pid).items():
             seen = [one for pid in pids if (one := of_process(pid))]
-            for name in ("PSS, MB", "descriptors", "threads"):
+            for name in ("memory, MB", "descriptors", "threads"):
                 row[f"{part}: {name}"] = sum(one[name] for one in seen)
-        row["JupyterLab: PSS, MB"] = of_process(self.server.pid).get("PSS, MB", 0.0)
+        row["JupyterLab: memory, MB"] = of_process(self.server.pid).get("memory, MB", 0.0)
         row |= self._browser(now_s)
         asked = time.monotonic()
         told = ask(self.page, f"({KEPT_BYTES}, {PROGRESS})")
         if told != "?":
             kept, done, failed = ast.literal_eval(told)
             row |= {"kept for the charts, MB": kept / 1e6, "kernel's answer, ms": (time.monotonic() - asked) * 1e3}
-            if "kernel: PSS, MB" in row:
-                row[WITHOUT_KEPT] = row["kernel: PSS, MB"] - kept / 1e6
+            if "kernel: memory, MB" in row:
+                row[WITHOUT_KEPT] = row["kernel: memory, MB"] - kept / 1e6
             row |= {"requests": done, "failed": failed}
         self.series.rows.append(row)
         self.series.save()
@@ -321,7 +328,7 @@ def play(page: Any, watcher: Watcher, afternoon: Afternoon) -> dict[str, int]:
             row = watcher.sample()
             next_sample = max(next_sample + SAMPLE_S, time.monotonic() - began)
             if len(watcher.series.rows) % 6 == 0:
-                done_now, kernel_mb = row.get("requests", 0.0), row.get("kernel: PSS, MB", 0.0)
+                done_now, kernel_mb = row.get("requests", 0.0), row.get("kernel: memory, MB", 0.0)
                 print(f"{now:6.0f} s  {done_now:10,.0f} requests  kernel {kernel_mb:.0f} MB", flush=True)
         else:
             page.wait_for_timeout(200)
@@ -392,7 +399,7 @@ def report(series: Series, done: dict[str, int], values: list[Value], about: str
         table.add_column(heading, justify="left" if not heading else "right")
     own = ("kernel", "load shard", "telemetry", "browser")
     for name, found in judged(series):
-        steady = name.startswith(own) and name != "kernel: PSS, MB" and "pictures" not in name and "answer" not in name
+        steady = name.startswith(own) and name != "kernel: memory, MB" and "pictures" not in name and "answer" not in name
         verdict = found.is_level if steady else None
         mark = "" if verdict is None else "level" if verdict else "GROWS"
         table.add_row(name, f"{found.level:,.1f}", f"{found.per_hour:+,.2f}", f"{found.low:+,.2f} – {found.high:+,.2f}", mark)

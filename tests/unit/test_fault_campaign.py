@@ -122,7 +122,7 @@ def test_the_report_says_what_was_dealt_and_keeps_the_history(tmp_path: Path) ->
     assert f"* 2: {bad}" in text
     assert "process 7 is left" in text
     assert "The first runs, and why they failed" in text
-    assert "| load shard and store: PSS, MB |" in text, "the last soak"
+    assert "| load shard and store: memory, MB |" in text, "the last soak"
 
 
 def test_a_slope_that_is_not_level_is_called_so_and_without_a_soak_nothing_is_said(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from bokeh.models import HoverTool
 
 from labkit.dashboard.tails import ALARM, Now, colors_of, columns, fresh, line, tail_chart, x_range
 from labkit.figures import style
@@ -22,20 +23,36 @@ def pin(label: str, topology: str, *, ttft_s: float = 0.2, itl_s: float | None =
     return Pin(label, topology, "8 req/s", "run-1", "1", 10.0, 30.0, tails=tails)
 
 
-def lines(plot):
-    return {item.label.value: item.renderers[0] for legend in plot.legend for item in legend.items}
+def shown(plot):
+    return [item.label.value for legend in plot.legend for item in legend.items]
+
+
+def source(plot, name):
+    return next(one.data_source for one in plot.renderers if one.data_source.name == name)
 
 
 def test_each_pin_that_has_one_is_a_faint_line_in_its_topologys_colour_behind_that_of_now():
     pins = [pin("a", "2A"), pin("b", "1P1D"), pin("uncounted", "1P1D", itl_s=None)]
     now = Now("1P1D", {"itl": pins[1].tails["itl"]})
-    shown = lines(tail_chart(pins, "itl", now=now))
-    assert list(shown) == ["a", "b", "now"]
-    assert [shown[name].glyph.line_color for name in shown] == [style.AGGREGATED, style.DISAGGREGATED, style.DISAGGREGATED]
-    assert shown["now"].glyph.line_width > shown["b"].glyph.line_width
-    assert shown["now"].data_source.name == "itl:now"
-    assert (shown["a"].name, shown["now"].name) == ("a, 4,000 tokens", "now, 1P1D"), "what the tip says"
-    assert set(lines(tail_chart(pins, "ttft"))) == {"a", "b", "uncounted"}, "a page that is kept has no now"
+    plot = tail_chart(pins, "itl", now=now)
+    faint, thick = plot.renderers
+    (legend,) = plot.legend
+    assert [(item.label.value, item.renderers[0], item.index) for item in legend.items] == [
+        ("a", faint, 0), ("b", faint, 1), ("now", thick, None)
+    ]  # fmt: skip
+    rows = faint.data_source.data
+    assert (faint.glyph.xs, faint.glyph.ys, faint.glyph.line_color) == ("xs", "ys", "color")
+    assert rows["color"] == [style.AGGREGATED, style.DISAGGREGATED]
+    assert list(zip(rows["xs"], rows["ys"], strict=True)) == [line(pin.tails["itl"]) for pin in pins[:2]]
+    assert rows["name"] == ["a, 4,000 tokens", "b, 4,000 tokens"]
+    assert thick.glyph.line_color == style.DISAGGREGATED
+    assert thick.glyph.line_width > faint.glyph.line_width
+    assert thick.data_source.name == "itl:now"
+    tips = {tool.renderers[0]: tool.tooltips[0][1] for tool in plot.tools if isinstance(tool, HoverTool)}
+    assert tips == {faint: "@name", thick: "$name"}
+    assert thick.name == "now, 1P1D", "what the tip says"
+    assert shown(tail_chart(pins, "ttft")) == ["a", "b", "uncounted"], "a page that is kept has no now"
+    assert len(tail_chart(pins, "ttft").renderers) == 1, "one for all, however many"
 
 
 def test_a_line_is_in_milliseconds_and_leaves_out_what_came_with_the_token_before():
@@ -69,7 +86,7 @@ def test_what_is_sent_every_second_is_what_the_charts_would_be_built_with():
     sent = fresh(pins, now)
     for name in ("ttft", "itl"):
         plot = tail_chart(pins, name, now=now)
-        assert sent["sources"][f"{name}:now"] == columns(name, now) == lines(plot)["now"].data_source.data
+        assert sent["sources"][f"{name}:now"] == columns(name, now) == source(plot, f"{name}:now").data
         assert sent["ranges"][f"{name}:x"] == (plot.x_range.start, plot.x_range.end)
         assert sent["ranges"][f"{name}:y"] == (plot.y_range.start, plot.y_range.end)
     assert sent["ranges"]["itl:y"][0] == pytest.approx(0.7 / 4_000)
