@@ -17,7 +17,7 @@ from labkit.lab.recorder import Recorder
 from labkit.live.gauges import Reading
 from labkit.serve.link import NodeLost
 from labkit.serve.node_agent import NodeAgent
-from labkit.serve.remote import RemoteHost
+from labkit.serve.remote import SILENT_S, RemoteHost
 from labkit.telemetry.host import HOST, LAB
 from labkit.telemetry.sampler import OWN, Sampler, WatchedWorker
 from labkit.telemetry.spans import Progress, RequestSpan
@@ -192,13 +192,16 @@ class NodeTelemetry:
     def _pull(self) -> None:
         last = False
         while not last:
-            last = self._closing.is_set()
+            last, asked_ns = self._closing.is_set(), time.perf_counter_ns()
             try:
                 self._take(self._host.link.call("taken", 0.0 if last else _PULL_S))
             except NodeLost as error:
                 with self._heard:
                     self._missing = {f"{HOST}@{self._host.name}": f"node {self._host.name} died: {error.what}"}
                 return
+            answered_ns = time.perf_counter_ns()
+            if (silent_s := (answered_ns - asked_ns) / 1e9) > SILENT_S:
+                self._recorder.note(answered_ns, f"node {self._host.name} answers again: it was silent for {silent_s:.0f} s")
             self._recorder.write()
 
     def _take(self, taken: Taken) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,8 @@ from labkit.serve.node_agent import NodeFacts, TreeNews, boot_id, process_table
 from labkit.serve.processes import tail_of
 
 _POLL_S: Final = 2.0
+#: An answer that comes so much later than it should is told of.
+SILENT_S: Final = 10.0
 _STOP_S: Final = 30.0
 _MOST_SENT: Final = 64 * 2**20
 
@@ -215,7 +218,7 @@ class RemoteHost:
         if self._closing.is_set():
             return
         self._closing.set()
-        with suppress(NodeLost):
+        with suppress(NodeLost), self._late(0.0, f"needs more than {SILENT_S:g} s to end what runs on it", "has ended it"):
             self.link.call("close")
         self.link.close()
         self._follower.join(timeout=_POLL_S + 5.0)
@@ -252,7 +255,8 @@ class RemoteHost:
             with self._turn:
                 known = {number: (tree.read, not tree.alive) for number, tree in self._trees.items()}
             try:
-                news = self.link.call("follow", known, _POLL_S)
+                with self._late(_POLL_S, f"has not answered for {SILENT_S:g} s", "answers again"):
+                    news = self.link.call("follow", known, _POLL_S)
             except LabError as error:
                 if not self._closing.is_set():
                     self._lose(error)
@@ -261,6 +265,25 @@ class RemoteHost:
                 self._progress(f"{self.name}: {line}")
             for new in news.trees:
                 self._hear(new)
+
+    @contextmanager
+    def _late(self, usual_s: float, late: str, done: str) -> Iterator[None]:
+        """Tell where this takes much longer than usual. A machine that hangs may be back, or is lost once it is given up."""
+        asked, told = time.monotonic(), threading.Event()
+
+        def tell() -> None:
+            told.set()
+            self._progress(f"node {self.name} {late}: waiting until it does, or its cluster gives it up")
+
+        timer = threading.Timer(usual_s + SILENT_S, tell)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+        if told.is_set():
+            self._progress(f"node {self.name} {done}, after {time.monotonic() - asked:.0f} s")
 
     def _hear(self, news: TreeNews) -> None:
         with self._turn:

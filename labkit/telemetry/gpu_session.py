@@ -34,7 +34,7 @@ class GpuSession:
         self.gpus: list[Gpu] = []
         self._wanted = wanted
         self._clock = clock
-        self._nvml = Nvml()
+        self._nvml, self._opened = Nvml(), False
         self._answered: set[int] = set()
         self._closed: str | None = None
         self._renewed_ns = self._reopened_ns = clock()
@@ -42,6 +42,7 @@ class GpuSession:
     def open(self) -> dict[str, str]:
         """Begin; source → why one cannot be read. Raises NvmlUnavailable where none can."""
         self._nvml.__enter__()
+        self._opened = True
         reasons: dict[str, str] = {}
         try:
             indices = range(self._nvml.count()) if self._wanted is None else self._wanted
@@ -69,8 +70,10 @@ class GpuSession:
         return [(f"gpu{gpu.index}", self._explained(reading)) for gpu, reading in readings]
 
     def close(self) -> None:
-        """End it."""
-        self._nvml.__exit__(None, None, None)
+        """End it, if it has begun: others of this process may have a session of their own."""
+        if self._opened:
+            self._opened = False
+            self._nvml.__exit__(None, None, None)
 
     def _look_for(self, silent: Sequence[Gpu]) -> None:
         now_ns = self._clock()

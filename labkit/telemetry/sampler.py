@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -96,9 +96,12 @@ class Sampler:
         self._host = HostSampler(lab_pids, clock=clock)
         self._skipped = 0
         self._workers: tuple[str, ...] = ()
+        self._trees: frozenset[str] = frozenset()
+        self._left: frozenset[str] = frozenset()  # that were watched once: what is missing of them is missed by nobody
         self._scrapes: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._threads = [ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("nvml", "host")]
+        self._given_back: futures.Future[None] | None = None
+        self._threads = [futures.ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("nvml", "host")]
         self.receiver = SpanReceiver(sink.spans, self._progress)
 
     @property
@@ -122,8 +125,12 @@ class Sampler:
         """Replace what is watched: process trees of workers and of load clients (by name), and the metrics pages of workers and
         router."""
         trees = {worker.name: worker.pid for worker in workers if worker.pid is not None}
-        self._host.watch({**trees, **(clients or {})})
+        followed = {**trees, **(clients or {})}
+        self._host.watch(followed)
         self._workers = tuple(trees)
+        self._left = (self._left | self._trees) - followed.keys()
+        self._trees = frozenset(followed)
+        self._missing["host"] = self._followed(self._missing.get("host", {}))
         wanted = {(w.name, w.metrics_url) for w in workers if w.metrics_url} | ({(ROUTER, router)} if router else set())
         for target in self._scrapes.keys() - wanted:
             self._scrapes.pop(target).cancel()
@@ -146,14 +153,16 @@ class Sampler:
             await asyncio.sleep(min(quiet_s - quiet_ns / 1e9, (give_up_ns - now_ns) / 1e9))
 
     async def stop(self) -> None:
-        """Stop sampling; what was handed to the sink stays there."""
+        """Stop sampling; what was handed to the sink stays there. NVML is given back, unless it hangs."""
         tasks = [*self._tasks, *self._scrapes.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.receiver.close()
+        if self._given_back is not None:
+            await asyncio.get_running_loop().run_in_executor(None, futures.wait, [self._given_back], self._hang_s)
         for threads in self._threads:
-            threads.shutdown(wait=False, cancel_futures=True)
+            threads.shutdown(wait=False)
 
     def _progress(self, steps: Sequence[Progress]) -> None:
         for step in steps:
@@ -172,18 +181,16 @@ class Sampler:
         session = GpuSession(self._gpus, clock=self._clock)
         try:
             self._report("gpu", await loop.run_in_executor(thread, session.open))
-        except NvmlUnavailable as error:
-            self._report("gpu", {"gpu": error.what})
-            return
-        try:
             if session.gpus:
                 others = await loop.run_in_executor(thread, ForeignProcesses, session.gpus, self._clock)
                 looking = asyncio.create_task(self._every(_PROCESSES_HZ, partial(self._sample_processes, others)))
                 self._tasks.append(looking)
                 await self._every(hz, partial(self._read_gpus, session))
+        except NvmlUnavailable as error:
+            self._report("gpu", {"gpu": error.what})
         finally:
-            with contextlib.suppress(RuntimeError):
-                thread.submit(session.close)
+            with contextlib.suppress(RuntimeError):  # the interpreter ends
+                self._given_back = thread.submit(session.close)  # behind what that thread is doing
 
     async def _read_gpus(self, session: GpuSession) -> None:
         reading = asyncio.get_running_loop().run_in_executor(self._threads[0], session.read)
@@ -210,7 +217,11 @@ class Sampler:
         reading = await asyncio.get_running_loop().run_in_executor(self._threads[1], self._host.read)
         for source, values in reading.values.items():
             self._sink.samples(reading.t_ns, source, values)
-        self._report("host", reading.missing)
+        self._report("host", self._followed(reading.missing))
+
+    def _followed(self, missing: Mapping[str, str]) -> dict[str, str]:
+        """Without those that have left, in a reading that was begun before."""
+        return {key: why for key, why in missing.items() if key.partition("/")[0] not in self._left}
 
     def _sample_self(self) -> Callable[[], Awaitable[None]]:
         before_s, before_ns = time.process_time(), self._clock()

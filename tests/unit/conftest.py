@@ -59,8 +59,12 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
 
 
 @pytest.fixture
-def fake_nvml(nvml_library: Path, configure: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """The binding of this process on the fake; the value configures it."""
-    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(nvml_library)))
+def fake_nvml(
+    nvml_library: Path, configure: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[[str], None]:
+    """The binding of this process on the fake; the value configures it. Each test has a library of its own, and so counts what
+    it left there itself."""
+    own = shutil.copy(nvml_library, tmp_path / nvml_library.name)
+    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(own)))
     monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
     return configure

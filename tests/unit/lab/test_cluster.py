@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+import labkit.lab.node_sampler as node_sampler
 import labkit.lab.reach as reach_module
 from labkit.errors import MissingEngine, ResplitError, SpecError
 from labkit.lab.lab import Lab
@@ -88,6 +89,21 @@ def test_another_machines_samples_are_named_by_it_and_put_on_the_labs_clock(host
     assert set(rows["source"].to_pylist()) == {"host@127.0.0.3", "host@127.0.0.3/lab", "host@127.0.0.3/telemetry"}
     assert all(abs(t_ns - (now_ns - 10**15)) < 60e9 for t_ns in rows["t_ns"].to_pylist())
     assert "foreign_cpu_cores" in set(rows["metric"].to_pylist())
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_that_another_machine_was_silent_is_kept_with_the_run(
+    hosts: RemoteHosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+):
+    telemetry = NodeTelemetry(tmp_path, hosts.hosts[1])
+    until(telemetry.readings, "a first answer")
+    if late:
+        monkeypatch.setattr(node_sampler, "SILENT_S", 0.0)
+    telemetry.close(spans_s=0.0)
+    told = read_segment(tmp_path / "segments" / "events-node1000.arrows")
+    assert isinstance(told, pa.Table)
+    back = [text for text in told["text"].to_pylist() if text.startswith("node 127.0.0.3 answers again: it was silent for ")]
+    assert bool(back) is late
 
 
 def test_on_the_labs_own_machine_its_own_sampler_says_who_is_a_stranger(hosts: RemoteHosts, tmp_path: Path):

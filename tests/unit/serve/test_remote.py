@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import labkit.serve.remote as remote
 from labkit.errors import HardwareError, LaunchError, SpecError
 from labkit.serve.deployment import Deployment
 from labkit.serve.engines.base import Command
@@ -83,6 +85,22 @@ def test_a_node_that_dies_takes_its_workers_along_and_the_rest_goes_on(begin: Be
     assert done.plan.kind == "swap_router"
     assert deployment.roles == {"w0": Role.AGGREGATED}
     assert deployment.verified
+
+
+def test_a_node_that_hangs_is_told_of_while_it_does_and_when_it_is_back(
+    begin: Begin, said: list[str], lost: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    deployment, hosts = begin("1P1D")
+    agent, awake = _links(hosts)[1].agent, threading.Event()
+    follow = agent.follow
+    monkeypatch.setattr(remote, "SILENT_S", 0.2)
+    monkeypatch.setattr(agent, "follow", lambda *args: (awake.wait(60), follow(*args))[1])
+    words = "node 127.0.0.3 has not answered for 0.2 s: waiting until it does, or its cluster gives it up"
+    until(lambda: words in said, "the word of its silence")
+    awake.set()
+    until(lambda: any(line.startswith("node 127.0.0.3 answers again, after ") for line in said), "the word of its return")
+    assert deployment.dead == {}
+    assert lost == []
 
 
 def test_a_worker_of_a_lost_node_starts_again_elsewhere(begin: Begin, lost: list[str]):

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import httpx
+import pynvml
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -175,6 +178,20 @@ def test_nvml_that_does_not_return_is_told_and_everything_else_goes_on(fake_nvml
     sample(test, gpus=[0], hang_s=0.2)
 
 
+def test_a_stop_in_the_middle_of_a_reading_gives_nvml_back(fake_nvml: Configure, capfd: pytest.CaptureFixture[str]) -> None:
+    before = pynvml._nvmlLib_refcount
+
+    async def test(sampler: Sampler, sink: Sink) -> None:
+        await sink.until(lambda: len(sink.of("gpu0")) > 2)
+        fake_nvml("hang nvmlDeviceGetPowerUsage 300\n")
+        seen = len(sink.of("gpu0"))
+        await sink.until(lambda: len(sink.of("gpu0")) > seen)  # and the next reading, a slow one, is on its way
+
+    sample(test, gpus=[0])
+    assert pynvml._nvmlLib_refcount == before
+    assert "leaked" not in capfd.readouterr().err
+
+
 def test_a_process_beside_the_workers_is_counted_on_its_gpu(fake_nvml: Configure) -> None:
     fake_nvml(f"pid 0 {os.getpid()}\n")
 
@@ -309,6 +326,25 @@ def test_a_dead_page_is_a_gap_with_a_note_and_blocks_no_other() -> None:
     assert sum("HTTP 503" in note for note in sink.notes) == 2
     assert "w1/metrics: answers again" in sink.notes
     assert not _has(sink, "router")
+
+
+def test_a_worker_that_has_left_is_not_said_to_answer_again() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+
+    async def test(sampler: Sampler, sink: Sink) -> None:
+        sampler.watch([WatchedWorker("w0", os.getpid()), WatchedWorker("w1", gone.pid)])
+        await sink.until(lambda: "w1" in sampler.missing)
+        sampler.watch([WatchedWorker("w0", os.getpid())])
+        assert "w1" not in sampler.missing
+        assert sampler._followed({"w1": "it ended", "w1/cpu_cores": "it ended", "w0": "it ended"}) == {"w0": "it ended"}
+        seen = len(sink.of("w0"))
+        await sink.until(lambda: len(sink.of("w0")) > seen + 3)
+        sampler.watch([WatchedWorker("w0", os.getpid()), WatchedWorker("w1", os.getpid())])
+        await sink.until(lambda: bool(sink.of("w1")))
+
+    sink = sample(test)
+    assert [note for note in sink.notes if note.startswith("w1:")] == [f"w1: no process left of the tree of pid {gone.pid}"]
 
 
 def _has(sink: Sink, source: str) -> bool:
