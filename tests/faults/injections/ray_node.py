@@ -16,7 +16,8 @@ from tests.faults.stage import Moment, Stage
 from tests.faults.victims import Process
 from tests.support.ray_nodes import OTHER, RayNodes, two_ray_nodes
 
-#: A node that is silent for so long is taken for dead by Ray's head (five looks of three seconds), and ends when it wakes.
+#: A node that is silent for so long may be taken for dead by Ray's head (five looks, each given up after ten seconds, 3 s apart),
+#: and ends when it wakes. Before that the lab has said that it does not answer.
 FORGOTTEN_S = 30.0
 
 
@@ -53,9 +54,10 @@ class HurtNode(Injection):
     def expects(self, stage: Stage, moment: Moment) -> Expectation:
         if self.number is signal.SIGSTOP and self.stopped_s < FORGOTTEN_S:
             return replace(UNHARMED, end_s=200.0)
+        how = "(died, and took w1 along|has not answered for 10 s)" if self.stopped_s else "died, and took w1 along"
         return Expectation(
             endings=endings("finished", "error"), statuses=statuses("finished", "failed"), path_hit=True,
-            others=moment == "loading", cause=() if moment == "closing" else (rf"node {OTHER} died, and took w1 along",),
+            others=moment == "loading", cause=() if moment == "closing" else (rf"node {OTHER} {how}",),
             end_s=200.0,
         )  # fmt: skip
 
