@@ -42,7 +42,8 @@ class Case:
 
 
 def cases(known: Mapping[str, Injection], engine: str, seed: int) -> Iterator[Case]:
-    """Without an end; every injection that the engine can bear comes once before any comes again, the rare ones never again.
+    """Without an end; every injection that the engine can bear comes once before any comes again, and the rare ones never again
+    unless there are no others.
 
     How many are taken changes none of them; another set of injections changes all.
 
@@ -54,10 +55,14 @@ def cases(known: Mapping[str, Injection], engine: str, seed: int) -> Iterator[Ca
     if engine == ALL:
         cheap, real = cases(known, "cheap", seed), cases(known, "vllm", seed)
         for number in count(1):
-            yield replace(next(real if number % _REAL_EVERY == 0 else cheap), number=number)
+            first, second = (real, cheap) if number % _REAL_EVERY == 0 else (cheap, real)
+            case = next(first, None) or next(second, None)  # a few chosen ones may all be for one part
+            if case is None:
+                return
+            yield replace(case, number=number)
     rng = random.Random(f"{seed} {engine}")
     able = [one for one in known.values() if set(one.engines) & set(ENGINES[engine])]
-    number, first = 0, True
+    number, once = 0, True
     while able:
         rng.shuffle(able)
         for one in able:
@@ -65,8 +70,8 @@ def cases(known: Mapping[str, Injection], engine: str, seed: int) -> Iterator[Ca
             chosen = rng.choice([name for name in ENGINES[engine] if name in one.engines])
             nth = 1 + int(rng.random() * _MOST_ANSWERS[chosen])
             yield Case(number, one, chosen, rng.choice(one.moments), nth, f"{seed} {engine} {number}")
-        if first:
-            able, first = [one for one in able if not one.rare], False
+        if once:
+            able, once = [one for one in able if not one.rare] or able, False
 
 
 def planned(known: Mapping[str, Injection], engine: str, seed: int, count: int) -> list[Case]:

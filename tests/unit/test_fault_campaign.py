@@ -55,6 +55,13 @@ def test_of_220_cases_20_are_on_real_workers_and_each_part_is_a_plan_of_its_own(
         assert [(str(case), case.seed) for case in mine] == [(str(case), case.seed) for case in alone]
 
 
+def test_chosen_blows_are_repeated_also_where_all_are_rare_or_for_one_part() -> None:
+    rare = {name: one for name, one in KNOWN.items() if one.rare and one.engines == ("stand-ins",)}
+    assert rare
+    assert [case.number for case in planned(rare, ALL, 3, 25)] == list(range(1, 26))
+    assert planned(rare, "vllm", 3, 5) == []
+
+
 def test_a_journal_holds_what_was_played_and_refuses_another_plan(tmp_path: Path) -> None:
     path, plan = tmp_path / "of" / "seed-1.jsonl", planned(KNOWN, "stand-ins", 1, 4)
     assert read_journal(path, plan) == []
