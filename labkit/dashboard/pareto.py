@@ -136,19 +136,21 @@ def pareto(
     line = _m.ColumnDataSource({"x": [p.x for p in edge], "y": [p.y for p in edge]}, name="frontier")
     plot.line("x", "y", source=line, line_color=look.SOFT, line_dash=[5, 4], line_width=1.4)
     _whiskers(plot, points, against, colors)
-    dots = []
-    corners = free_corners(points, plot.x_range.end - plot.x_range.start, plot.y_range.end - plot.y_range.start)
-    for topology, color in colors.items():
-        mine = [(point, corner) for point, corner in zip(points, corners, strict=True) if point.pin.topology == topology]
-        if mine:
-            dots.append(_dots(plot, mine, topology, color, accelerator))
-    if dots:
+    if points:
+        corners = free_corners(points, plot.x_range.end - plot.x_range.start, plot.y_range.end - plot.y_range.start)
+        dots = _dots(plot, points, corners, colors, accelerator)
         plot.add_tools(
-            _m.HoverTool(renderers=dots, tooltips="@tip{safe}", point_policy="snap_to_data", visible=False),
-            _m.TapTool(renderers=dots, visible=False),
+            _m.HoverTool(renderers=[dots], tooltips="@tip{safe}", point_policy="snap_to_data", visible=False),
+            _m.TapTool(renderers=[dots], visible=False),
         )
-        plot.add_layout(plot.legend[0], "above")
-        look.dress_legend(plot.legend[0])
+        items = []
+        for name in colors:
+            if mine := [i for i, point in enumerate(points) if point.pin.topology == name]:
+                filled = min(mine, key=lambda i: not points[i].pin.settled)
+                items.append(_m.LegendItem(label=_value(name), renderers=[dots], index=filled))
+        legend = _m.Legend(items=items)
+        plot.add_layout(legend, "above")
+        look.dress_legend(legend)
     else:
         plot.xaxis.major_label_text_alpha = plot.yaxis.major_label_text_alpha = 0
         plot.ygrid.grid_line_color = None
@@ -178,23 +180,24 @@ def free_corners(points: Sequence[Placed], width: float, height: float) -> list[
     return found
 
 
-def _dots(plot: Any, placed: list[tuple[Placed, Corner]], topology: str, color: str, accelerator: str) -> Any:
-    points = [point for point, _ in placed]
+def _dots(plot: Any, points: Sequence[Placed], corners: Sequence[Corner], colors: dict[str, str], accelerator: str) -> Any:
+    """All in one: each renderer of its own is dozens of elements in the page."""
     source = _m.ColumnDataSource(
         {
             "x": [point.x for point in points],
             "y": [point.y for point in points],
+            "color": [colors[point.pin.topology] for point in points],
             "label": [point.pin.label for point in points],
             "shown": [named(point.pin) for point in points],
             "alpha": [0.9 if point.pin.settled else _HOLLOW for point in points],
             "run": [point.pin.run for point in points],
             "measurement": [point.pin.measurement for point in points],
             "tip": [tip(point.pin, accelerator) for point in points],
-            "dx": [corner.dx for _, corner in placed],
-            "dy": [corner.dy for _, corner in placed],
-            "align": [corner.align for _, corner in placed],
+            "dx": [corner.dx for corner in corners],
+            "dy": [corner.dy for corner in corners],
+            "align": [corner.align for corner in corners],
         },
-        name=f"pins {topology}",
+        name="pins",
         tags=["tap"],
     )
     plot.text(
@@ -204,8 +207,8 @@ def _dots(plot: Any, placed: list[tuple[Placed, Corner]], topology: str, color: 
         text_font_style="bold",
     )  # fmt: skip
     return plot.scatter(
-        "x", "y", source=source, size=11, fill_color=color, line_color=color, line_width=1.6, fill_alpha="alpha",
-        nonselection_fill_alpha="alpha", nonselection_line_alpha=1, legend_label=topology,
+        "x", "y", source=source, size=11, fill_color="color", line_color="color", line_width=1.6, fill_alpha="alpha",
+        nonselection_fill_alpha="alpha", nonselection_line_alpha=1,
     )  # fmt: skip
 
 

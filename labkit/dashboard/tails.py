@@ -72,7 +72,7 @@ def tail_chart(pins: Sequence[Pin], latency: Name, *, slo: Slo | None = None, no
         plot.add_layout(_m.Span(location=limit_s * 1e3, dimension="height", line_color=ALARM, line_dash=[6, 4], line_alpha=0.75))
     colors = colors_of(pins, now)
     items = []
-    if drawn:  # all in one: each renderer of its own is some hundred elements in the page
+    if drawn:  # all in one: each renderer of its own is dozens of elements in the page
         lines = [line(tail) for _, tail in drawn]
         rows = {
             "xs": [x for x, _ in lines],

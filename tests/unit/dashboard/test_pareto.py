@@ -53,7 +53,10 @@ def test_whiskers_are_the_intervals_and_colours_the_topologies():
         (20, 99, 20, 102),
     ]
     assert whiskers["color"] == [style.AGGREGATED] * 2 + [style.DISAGGREGATED] * 4
-    assert names["pins 1P3D"]["label"] == ["b", "c"]
+    assert names["pins"]["label"] == ["a", "b", "c"]
+    assert names["pins"]["color"] == [style.AGGREGATED, style.DISAGGREGATED, style.DISAGGREGATED]
+    (legend,) = plot.legend
+    assert [(item.label.value, item.index) for item in legend.items] == [("4A", 0), ("1P3D", 1)]
     assert names["frontier"]["x"] == [20, 30, 31]
 
 
@@ -94,10 +97,12 @@ def test_the_tip_has_every_figure_of_a_pin_with_its_interval_and_what_speaks_aga
 
 def test_a_point_shows_what_its_pin_is_to_be_doubted_for():
     pins = [replace(pin("a", 100, 20), settled=True), replace(pin("b", 90, 30), settled=False, warnings=("x",)), pin("c", 80, 40)]
-    data = next(r.data_source.data for r in pareto(pins).renderers if r.data_source.name == "pins 4A")
+    data = next(r.data_source.data for r in pareto(pins).renderers if r.data_source.name == "pins")
     assert data["label"] == ["a", "b", "c"], "a click tells the label as it is"
     assert data["shown"] == ["a", "⚠ b", "c"]
     assert data["alpha"][0] > 0.5 > data["alpha"][1] == data["alpha"][2]
+    (item,) = pareto(pins[::-1]).legend[0].items
+    assert item.index == 2, "the legend has a filled one where there is one"
     said = " ".join(remarks(pins, ("tok_s_per_user",)))
     assert "⚠ has warnings" in said
     assert "hollow" in said
