@@ -289,7 +289,7 @@ class Board {
       return [{ xs, ys, color: series.color }]
     }
     const made = []
-    for (const name of this.columns.of(series.metric)) {
+    for (const name of this.columns.of(series.metric, this.rows.first, this.rows.last)) {
       const role = this.columns.get(`${series.by === "worker" ? "role" : "device_role"}:${name}`)
       let line = null, at = NaN
       this.walk(this.columns.get(`${series.metric}:${name}`), series.scale, series.thin, (x, y, i) => {
@@ -305,7 +305,7 @@ class Board {
   }
   /** The sum over all entities; not known where none is. */
   sum(metric) {
-    const parts = this.columns.of(metric).map((name) => this.columns.get(`${metric}:${name}`))
+    const parts = this.columns.of(metric, this.rows.first, this.rows.last).map((name) => this.columns.get(`${metric}:${name}`))
     const total = new Float32Array(this.rows.last).fill(NaN)
     for (let i = this.rows.first; i < this.rows.last; i++) {
       for (const part of parts) if (!Number.isNaN(part[i])) total[i] = (Number.isNaN(total[i]) ? 0 : total[i]) + part[i]
@@ -466,7 +466,7 @@ class Board {
       card.panel.series.forEach((series, index) => {
         let value = at(series.metric)
         if (series.by) {
-          const known = this.columns.of(series.metric).map((name) => at(`${series.metric}:${name}`)).filter(Number.isFinite)
+          const known = this.columns.of(series.metric, row, row + 1).map((name) => at(`${series.metric}:${name}`)).filter(Number.isFinite)
           value = known.reduce((a, b) => a + b, 0) / (series.legend === "mean" ? known.length : known.length && 1)
         }
         put(card.values[index], number(value * Math.abs(series.scale), series.decimals) + (Number.isFinite(value) ? series.unit : ""))
@@ -475,7 +475,7 @@ class Board {
     put(this.topology, this.splits.filter(([t]) => t <= this.columns.get("t")[row]).at(-1)?.[1] ?? "")
     const counts = [0, 0, 0]
     let dead = 0
-    for (const name of this.columns.of("role")) {
+    for (const name of this.columns.of("role", row, row + 1)) {
       const code = at(`role:${name}`)
       if (Number.isNaN(code)) continue
       counts[code]++
@@ -564,7 +564,7 @@ class Board {
     if (entities.length) {
       if (entities.length > 1) table.append(make("tr", { class: "lk-heads" }, make("th"), ...entities.map((series) => make("td", {}, series.label))))
       const prefix = entities[0].by === "worker" ? "role" : "device_role"
-      for (const name of this.columns.of(prefix)) {
+      for (const name of this.columns.of(prefix, row, row + 1)) {
         const role = this.spec.roles[this.columns.get(`${prefix}:${name}`)[row]]
         const dead = this.columns.get(`alive:${name}`)?.[row] === 0
         table.append(make("tr", {}, make("th", {}, make("i", { class: "lk-swatch", style: `--c:${role?.color ?? this.spec.unknown}` }), name + (dead ? " ✗ dead" : "")),

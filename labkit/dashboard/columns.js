@@ -1,27 +1,45 @@
 // What the charts know, as columns of numbers, and how numbers are written.
 
+const NATURAL = new Intl.Collator(undefined, { numeric: true })
+
 /** Columns that grow by a row a tick; what is not known is NaN. Bounded: beyond `most` rows the older half gets coarser. */
 class Columns {
   constructor(most = 20000) {
     this.most = most
     this.names = []
     this.data = new Map()
+    this.since = [] // of each column the first row of which something is known
+    this.until = [] // and the row behind the last one
+    this.entities = new Map()
     this.n = 0
     this.room = 512
   }
   get(name) { return this.data.get(name) }
   widen(names) {
-    for (const name of names.slice(this.names.length)) this.data.set(name, new Float32Array(this.room).fill(NaN))
+    for (const name of names.slice(this.names.length)) {
+      this.data.set(name, new Float32Array(this.room).fill(NaN))
+      this.since.push(Infinity)
+      this.until.push(-1)
+    }
     this.names = names
+    this.entities.clear()
   }
   append(values, rows, width) {
     for (let row = 0; row < rows; row++) {
       if (this.n > 0 && values[row * width] <= this.get("t")[this.n - 1]) continue // had before
       if (this.n === this.most) this.thin()
       if (this.n === this.room) this.enlarge()
-      for (let i = 0; i < width; i++) this.data.get(this.names[i])[this.n] = values[row * width + i]
+      for (let i = 0; i < width; i++) {
+        const value = values[row * width + i]
+        this.data.get(this.names[i])[this.n] = value
+        if (!Number.isNaN(value)) this.seen(i, this.n)
+      }
       this.n++
     }
+  }
+  seen(column, row) {
+    if (row < this.since[column]) this.since[column] = row
+    if (row >= this.until[column]) this.until[column] = row + 1
   }
   enlarge() {
     this.room *= 2
@@ -39,8 +57,13 @@ class Columns {
       for (const column of this.data.values()) column[kept] = column[i]
       kept++
     }
-    for (const column of this.data.values()) column.fill(NaN, kept)
     this.n = kept
+    this.names.forEach((name, i) => {
+      const column = this.data.get(name).fill(NaN, kept)
+      this.since[i] = Infinity
+      this.until[i] = -1
+      for (let row = 0; row < kept; row++) if (!Number.isNaN(column[row])) this.seen(i, row)
+    })
   }
   /** How many rows lie at or before an instant. */
   upTo(t) {
@@ -53,10 +76,14 @@ class Columns {
     }
     return low
   }
-  /** The workers or devices that ever had a metric, in natural order. */
-  of(metric) {
-    const found = this.names.filter((name) => name.startsWith(metric + ":")).map((name) => name.slice(metric.length + 1))
-    return found.sort((a, b) => a.localeCompare(b, undefined, { numeric: true }))
+  /** The workers or devices of whose metric something is known within these rows, in natural order. After an afternoon of
+   *  re-splits hundreds have been, and few are. */
+  of(metric, first = 0, last = this.n) {
+    if (!this.entities.has(metric)) {
+      const found = this.names.flatMap((name, i) => (name.startsWith(metric + ":") ? [[name.slice(metric.length + 1), i]] : []))
+      this.entities.set(metric, found.sort(([a], [b]) => NATURAL.compare(a, b)))
+    }
+    return this.entities.get(metric).filter(([, i]) => this.since[i] < last && this.until[i] > first).map(([name]) => name)
   }
 }
 

@@ -178,7 +178,7 @@ def test_columns_keep_their_order_thin_the_older_half_and_take_no_row_twice(page
         """() => { const columns = new Columns(8)
           columns.widen(["t", "a:w10", "a:w9"])
           const rows = (...numbers) => columns.append(new Float32Array(numbers), numbers.length / 3, 3)
-          rows(1, 10, NaN, 2, 20, NaN, 2, 99, NaN, 1, 99, NaN)
+          rows(1, 10, 5, 2, 20, NaN, 2, 99, NaN, 1, 99, NaN)
           columns.widen(["t", "a:w10", "a:w9", "b"])
           const late = [columns.n, Number.isNaN(columns.get("b")[0]), columns.upTo(0.5), columns.upTo(2), columns.of("a")]
           for (let t = 3; t <= 9; t++) columns.append(new Float32Array([t, t * 10, 0, 0]), 1, 4)
@@ -187,6 +187,27 @@ def test_columns_keep_their_order_thin_the_older_half_and_take_no_row_twice(page
     assert found[0] == [2, True, 0, 2, ["w9", "w10"]]
     assert found[1] == [1, 3, 5, 6, 7, 8, 9], "the older half lost every second row when the ninth came"
     assert found[2] == [10 * t for t in found[1]]
+
+
+def test_workers_are_looked_for_where_they_were_and_not_among_all_that_ever_have_been(page: Any) -> None:
+    found = page.evaluate(
+        """() => { const columns = new Columns(8), nan = NaN
+          columns.widen(["t", "role:w0", "role:w1"])
+          columns.append(new Float32Array([0, 1, nan, 1, 1, nan]), 2, 3)
+          columns.widen(["t", "role:w0", "role:w1", "role:w10", "role:w2"])
+          const none = columns.of("role")
+          columns.append(new Float32Array([2, nan, 2, 2, nan, 3, nan, 2, 2, nan]), 2, 5)
+          const asked = () => [columns.of("role"), columns.of("role", 0, 2), columns.of("role", 1, 3), columns.of("role", 3, 4)]
+          const before = asked()
+          for (let t = 4; t < 9; t++) columns.append(new Float32Array([t, nan, nan, nan, 0]), 1, 5)
+          const t = [...columns.get("t").slice(0, columns.n)]
+          return [none, before, t, columns.of("role", 0, 1), columns.of("role", 1, 2), columns.of("role", 2, columns.n)] }"""
+    )
+    none, before, t, first, second, rest = found
+    assert none == ["w0"], "of the others nothing is known yet"
+    assert before == [["w0", "w1", "w10"], ["w0"], ["w0", "w1", "w10"], ["w1", "w10"]]
+    assert t == [0, 2, 4, 5, 6, 7, 8], "every second one of the older half was left out"
+    assert (first, second, rest) == (["w0"], ["w1", "w10"], ["w2"])
 
 
 def test_a_peak_stays_where_points_are_thinned(page: Any) -> None:
