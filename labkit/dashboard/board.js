@@ -289,8 +289,9 @@ class Board {
       return [{ xs, ys, color: series.color }]
     }
     const made = []
-    for (const name of this.columns.of(series.metric, this.rows.first, this.rows.last)) {
-      const role = this.columns.get(`${series.by === "worker" ? "role" : "device_role"}:${name}`)
+    const kind = series.by === "worker" ? "role" : "device_role"
+    for (const name of this.columns.of(kind, this.rows.first, this.rows.last)) {
+      const role = this.columns.get(`${kind}:${name}`)
       let line = null, at = NaN
       this.walk(this.columns.get(`${series.metric}:${name}`), series.scale, series.thin, (x, y, i) => {
         const code = role[i]
