@@ -16,8 +16,8 @@ from tests.faults.stage import Moment, Stage
 from tests.faults.victims import Process
 from tests.support.ray_nodes import OTHER, RayNodes, two_ray_nodes
 
-#: A node that is silent for so long may be taken for dead by Ray's head, and ends when it wakes then. Of a minute it was not;
-#: before that the lab has said that it does not answer.
+#: A node that is silent for so long may be taken for dead by Ray's head, and ends when it wakes then. If it is not, the lab has
+#: said that it does not answer.
 FORGOTTEN_S = 30.0
 
 
