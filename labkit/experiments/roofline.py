@@ -295,8 +295,8 @@ def faster_than_peak(a: Architecture, points: Sequence[RooflinePoint]) -> list[s
     if not said:
         return []
     return [
-        f"steps reached {' and '.join(said)}: no step beats a peak, so the benchmark of the device was disturbed, and every MFU "
-        "and MBU here is too high. Repeat it on a quiet machine"
+        f"steps reached {' and '.join(said)}: no step beats a peak, so every MFU and MBU here is too high. The benchmark of the "
+        "device was disturbed, or the engine's kernels are better than those that it tries. Repeat it on a quiet machine"
     ]
 
 

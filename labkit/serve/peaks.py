@@ -33,6 +33,7 @@ class Peaks:
         dtype: of the product.
         dtype_bytes: of one number.
         matrix: edge of the matrices with the best product.
+        product: what made it: ``torch.mm``, or ``oneDNN``.
         device: name, and which.
         threads: that computed.
         torch: version.
@@ -43,6 +44,7 @@ class Peaks:
     dtype: str
     dtype_bytes: int
     matrix: int
+    product: str
     device: str
     threads: int
     torch: str
@@ -59,19 +61,19 @@ class Peaks:
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}, " if self.threads else ""
         return (
-            f"{self.device}: {flops_text(self.flop_s)} in {self.dtype} ({threads}matrices of {self.matrix}), copy "
-            f"{self.copy_bytes_s / 1e9:,.1f} GB/s, ridge at {self.ridge:.3g} FLOP per byte; measured with torch {self.torch}"
+            f"{self.device}: {flops_text(self.flop_s)} in {self.dtype} ({threads}matrices of {self.matrix}, {self.product}), "
+            f"copy {self.copy_bytes_s / 1e9:,.1f} GB/s, ridge at {self.ridge:.3g} FLOP per byte; measured with torch {self.torch}"
         )
 
 
 def measure_peaks(python: Path | str, devices: Devices, dtype: str, *, seconds: float = 1.0) -> Peaks:
-    """Measure the peaks of the first accelerator of a worker; takes twice ``seconds`` and torch's import.
+    """Measure the peaks of the first accelerator of a worker; takes torch's import and up to three times ``seconds``.
 
     Args:
         python: the engine's interpreter, which has torch.
         devices: of the worker: its first GPU, or its first core, of which it has one for each TP rank.
         dtype: that the worker computes in.
-        seconds: for each of product and copy.
+        seconds: for each library's product, and for the copy.
 
     Raises:
         SpecError: a dtype that there is no product for.
@@ -103,13 +105,14 @@ def measure_peaks(python: Path | str, devices: Devices, dtype: str, *, seconds: 
             f"the peaks of the device cannot be measured with {python}: {said[0] if said else error}",
             remedy="see that torch runs there, and that the GPU has 5 GiB left",
         ) from None
-    best, flop_s = max(found["flop_s"].items(), key=lambda item: float(item[1]))
+    best = max(found["flop_s"], key=lambda one: float(one["flop_s"]))
     return Peaks(
-        flop_s=flop_s,
+        flop_s=best["flop_s"],
         copy_bytes_s=found["copy_bytes_s"],
         dtype=name,
         dtype_bytes=_DTYPE_BYTES[name],
-        matrix=int(best),
+        matrix=best["matrix"],
+        product=best["by"],
         device=f"{found['name']} {devices.gpus[0]}" if on_gpu else f"core {','.join(map(str, cores))}",
         threads=0 if on_gpu else len(cores),
         torch=found["torch"],

@@ -25,6 +25,8 @@ _Row = TypeVar("_Row", Prefilled, Decoded)
 _LEAST_PREFILLS: Final = 4
 _LEAST_DECODES: Final = 8
 _POINTS: Final = 16
+#: A profile of prefills holds to so many times the longest seen: the longest prompt of a distribution is seldom drawn.
+_BEYOND: Final = 1.1
 _NO_GPU_BYTES: Final = 2**33
 
 
@@ -83,7 +85,7 @@ def timing_from_runs(runs: Sequence[Run], tp: int = 1, *, kv_tokens: int | None 
         )
         if error is not None
     }
-    tokens = _axis([p.tokens for p in prefills])
+    tokens = _axis([p.tokens for p in prefills], beyond=_BEYOND)
     kv, context = _axis([d.active_kv_tokens for d in decodes]), _axis([d.context_tokens for d in decodes], 4)
     grid = [Decoded(float(k), float(c), 1.0) for k in kv for c in context]
     itl = (_decode_terms(grid) @ _fit_decode(decodes)).reshape(len(kv), len(context))
@@ -194,7 +196,7 @@ def _words(errors: Mapping[str, HeldOutError]) -> str:
     return f"error on held-out runs: {'; '.join(known)}" if known else ""
 
 
-def _axis(values: Sequence[float], points: int = _POINTS) -> Array:
-    """From the least to the most that was seen."""
-    low, high = max(1.0, min(values)), max(values)
+def _axis(values: Sequence[float], points: int = _POINTS, beyond: float = 1.0) -> Array:
+    """From the least that was seen to the most, or that many times the most."""
+    low, high = max(1.0, min(values)), max(values) * beyond
     return np.unique(np.geomspace(low, max(high, low * 1.01), points))

@@ -199,7 +199,11 @@ def test_prefill_saturation_finds_a_knee_or_says_why_not_and_leaves_figures(tmp_
     roofline = manifest["roofline"]
     assert roofline["peaks"]["flop_s"] > 1e9
     assert {point["phase"] for point in roofline["points"]} == {"prefill", "decode"}
-    assert all(0 < point["mfu"] < 1.2 and 0 < point["mbu"] < 1.2 for point in roofline["points"])
+    assert all(min(point["mfu"], point["mbu"]) > 0 for point in roofline["points"])
+    most = max(max(point["mfu"], point["mbu"]) for point in roofline["points"])
+    assert (most > 1.1) == any("no step beats a peak" in note for note in roofline["notes"]), (
+        "a disturbed benchmark is owned up to"
+    )
     names = {"prefill_saturation", "roofline"} | ({"prefill_limits"} if knee["prompts"] else set())
     assert (knee["prompts"] is None) == ("Set nothing yet" in summary["verdict"])
     if knee["prompts"]:

@@ -13,7 +13,15 @@ from labkit.serve.peaks import Peaks
 
 PER_TOKEN_S, FLOOR_S = 6e-4, 0.03
 PEAKS = Peaks(
-    flop_s=100e9, copy_bytes_s=20e9, dtype="float32", dtype_bytes=4, matrix=1024, device="core 0", threads=1, torch="2.13.0"
+    flop_s=100e9,
+    copy_bytes_s=20e9,
+    dtype="float32",
+    dtype_bytes=4,
+    matrix=1024,
+    product="torch.mm",
+    device="core 0",
+    threads=1,
+    torch="2.13.0",
 )
 
 

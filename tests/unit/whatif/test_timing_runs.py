@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,16 @@ def test_the_error_is_that_of_a_run_the_fit_has_not_seen(observed: dict[str, Obs
     fit = timing_from_runs(runs("a", "b", "slow"))
     assert fit.errors["decode"].count == 3
     assert fit.errors["decode"].worst == pytest.approx(0.2, abs=0.01), "1 / 1.25 of what was measured"
+
+
+def test_the_longest_prompt_of_a_distribution_is_in_range_though_none_was_drawn(observed: dict[str, Observed]) -> None:
+    one = law("a")
+    observed["a"] = replace(one, prefill=tuple(row for row in one.prefill if row.tokens < 4000))
+    longest = max(row.tokens for row in observed["a"].prefill)
+    profile = timing_from_runs(runs("a")).profile
+    assert profile.beyond(prompt_tokens=longest * 1.05, active_kv_tokens=0, context_tokens=0) == []
+    assert len(profile.beyond(prompt_tokens=longest * 1.15, active_kv_tokens=0, context_tokens=0)) == 1
+    assert profile.prefill(longest * 1.05) == pytest.approx(0.01 + 5e-5 * longest * 1.05 + 1e-9 * (longest * 1.05) ** 2, rel=0.01)
 
 
 def test_one_run_alone_has_no_error_to_state(observed: dict[str, Observed]) -> None:
