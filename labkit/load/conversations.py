@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import count
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from labkit.load.draws import Draw, Integers, LoadPhase, clip, draw_lengths, draw_seconds, rng
+from labkit.load.remembered import remembered
 from labkit.spec import Durations, Lengths, Workload
 from labkit.spec.workload import MOST_TURNS, TURN_TEMPLATE_TOKENS
 
@@ -87,8 +88,8 @@ class Conversations:
         assert workload.turns is not None
         self._work, self._isl, self._osl = workload, isl, osl
         self._turns, self._think = Lengths.parse(workload.turns), Durations.parse(workload.think_s or 0)
-        self._block = lru_cache(maxsize=8)(self._draw)
-        self.turns = lru_cache(maxsize=1024)(self._turns_of)
+        self._block = remembered(self._draw, 8)
+        self.turns = remembered(self._turns_of, 1024)
         self._offsets: dict[LoadPhase, list[int]] = {"warmup": [0], "measure": [0]}
 
     def _turns_of(self, phase: LoadPhase, number: int) -> tuple[Turn, ...]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from labkit.errors import LoadError
 from labkit.load.draws import Draw, Piece, contents, rng
+from labkit.load.remembered import remembered
 
 _TEXT: Final = (
     "time year people way day man thing woman life child world school state family student group country problem hand part "
@@ -96,7 +97,7 @@ class Prompts:
         self._seed = seed
         self._low, self._high = token_range(vocab)
         self._tokenizer = tokenizer
-        self._shared = lru_cache(maxsize=_SHARED_KEPT)(self._encoded)
+        self._shared = remembered(self._encoded, _SHARED_KEPT)
 
     def token_ids(self, pieces: Sequence[Piece]) -> npt.NDArray[np.int64]:
         """The token ids of all pieces, int64."""

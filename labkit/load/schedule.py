@@ -7,7 +7,7 @@ arrives is a request, or in a workload with ``turns`` a conversation; a request 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ import numpy as np
 from labkit.errors import LoadError
 from labkit.load.conversations import Conversations, Turn, content_key
 from labkit.load.draws import Draw, Integers, LoadPhase, Piece, clip, draw_lengths, rng
+from labkit.load.remembered import remembered
 from labkit.load.traces import BLOCK_TOKENS, Trace, load_lengths, load_trace
 from labkit.spec import Lengths, Workload
 from labkit.spec.arrivals import Segment
@@ -48,8 +49,8 @@ class Schedule:
         self.conversations: Conversations | None = None
         if workload.turns is not None:
             self.conversations = Conversations(workload, partial(_drawn, isl), partial(_drawn, osl))
-        self._block = lru_cache(maxsize=8)(self._draw_lengths)
-        self._groups = lru_cache(maxsize=8)(self._draw_groups)
+        self._block = remembered(self._draw_lengths, 8)
+        self._groups = remembered(self._draw_groups, 8)
 
     def turns(self, phase: LoadPhase, number: int) -> tuple[Turn, ...]:
         """The requests that follow from arrival ``number``: one, or those of a conversation; none beyond the phase's count."""

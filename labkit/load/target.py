@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from labkit.load.conversations import content_key
 from labkit.load.draws import Draw, LoadPhase, Piece
 from labkit.load.events import Choice, text_of
 from labkit.load.prompts import Prompts, Tokenizer, load_tokenizer
+from labkit.load.remembered import remembered
 from labkit.load.schedule import Schedule
 from labkit.spec import Workload
 
@@ -152,7 +152,7 @@ class Requests:
             )
         self.prompts = Prompts(workload.seed, target.vocab, self.tokenizer)
         self.schedule = Schedule(workload)
-        self._frame = lru_cache(maxsize=_FRAMES_KEPT)(self._framed)
+        self._frame = remembered(self._framed, _FRAMES_KEPT)
         host = f"[{target.host}]" if ":" in target.host else target.host
         port = "" if target.port == (443 if target.tls else 80) else f":{target.port}"
         self._head = (

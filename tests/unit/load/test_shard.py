@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from itertools import pairwise
 from typing import ClassVar
 
@@ -100,6 +102,33 @@ def test_warm_up_requests_are_apart_and_leave_the_measured_ones_alone(server, lo
     last = bench.heard("progress")[-1]
     assert (last["output_tokens"], last["begun"]) == (4 * len(ids), len(ids))
     assert {row["request"] for row in bench.chunks.rows} == ids
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        {"concurrency": 4, "requests": 12},
+        {"rate": 60.0, "requests": 12, "prefix_groups": 2, "prefix_tokens": 4},
+        {"concurrency": 2, "requests": 12, "turns": 2},
+    ],
+    ids=["plain", "shared prefixes", "conversations"],
+)
+def test_a_measurement_that_is_over_leaves_nothing_that_waits_for_the_garbage_collector(server, load):
+    async def drive():
+        bench = Bench()
+        bench.shard.target(0, target(server))
+        await bench.shard.run(0, Workload(isl=8, osl=4, **load), first_request=0)
+        gc.collect()
+        gc.disable()
+        try:
+            result = await bench.shard.run(1, Workload(isl=8, osl=4, **load), first_request=100)
+            was = weakref.ref(bench.shard.builder)
+            await bench.shard.run(2, Workload(isl=8, osl=4, **load), first_request=result.next_request)
+            return was()
+        finally:
+            gc.enable()
+
+    assert run(drive()) is None
 
 
 def test_a_closed_loop_keeps_its_concurrency_for_its_duration(server):
