@@ -23,12 +23,7 @@ _ADDRESSES: Final = (
     "DYN_HTTP_RPC_HOST",
     "DYN_SYSTEM_HOST",
 )
-_PLANES: Final = {
-    "DYN_DISCOVERY_BACKEND": "etcd",
-    "DYN_REQUEST_PLANE": "tcp",
-    "DYN_EVENT_PLANE": "zmq",
-    "DYN_SYSTEM_USE_ENDPOINT_HEALTH_STATUS": '["generate"]',
-}
+_PLANES: Final = {"DYN_DISCOVERY_BACKEND": "etcd", "DYN_REQUEST_PLANE": "tcp", "DYN_EVENT_PLANE": "zmq"}
 
 
 def dynamo_shell(found: FoundSplit, size: Scaled, settings: Settings) -> Written:
@@ -49,6 +44,7 @@ def dynamo_shell(found: FoundSplit, size: Scaled, settings: Settings) -> Written
         f"etcd runs at {etcd}. On {hosts[0]}: ./frontend.sh. On each node its own scripts, in any order:",
         *scripts_by_host(placed),
         f"Then http://{hosts[0]}:{settings.port}/v1 serves {served}; it is ready when /v1/models names it.",
+        "A worker that does not renew its lease in etcd within ETCD_LEASE_TTL seconds ends itself: let systemd start it again.",
         "Every port is open to whoever reaches the node: keep them inside a network that you trust.",
     ]
     assumed = [*assumptions(found, on_gpu=True), *with_dynamo(found)]

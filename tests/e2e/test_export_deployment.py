@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +24,7 @@ from labkit.deploy import Settings, scaled
 from labkit.deploy.kubernetes import dynamo_k8s
 from labkit.errors import ResplitError
 from labkit.measure.counters import series
-from labkit.serve.counters import read_counters
+from labkit.serve.counters import Counters, read_counters
 from labkit.serve.engines.base import EngineOptions, StepLimits
 from labkit.serve.interpreter import engine_python
 from labkit.serve.models import prepare
@@ -62,28 +64,15 @@ def start(tmp_path: Path) -> Iterator[Callable[[Path, dict[str, str]], subproces
 
 
 def test_scripts_serve_as_they_are_and_a_lab_attaches(tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]) -> None:
-    facts = {"model": {**asdict(Model("demo")), "name": "demo"}, "served": {"max_model_len": 2048, "dtype": "float32"}}
-    saved_run(tmp_path / "results", "mine", ("1P1D",), manifest={**facts, "engine": "vllm", "options": asdict(EngineOptions())})
-    model = prepare(Model("demo"), tmp_path / "model", isl_osl_max=2048)
-    port, folder = _first_port(), tmp_path / "deployed elsewhere"
-    argv = ["export-deployment", "mine", "--to", "vllm-shell", "--output", str(folder), "--port", str(port), "--dummy-weights"]
-    assert main([*argv, "--results", str(tmp_path / "results")]) == 0
-    assert str(tmp_path) not in "".join(path.read_text() for path in folder.iterdir())
-    env = {"PYTHON": str(engine_python()), "MODEL": model.path, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    port = _first_port()
+    folder, env = _exported(tmp_path, "vllm-shell", EngineOptions(), "--port", str(port))
     workers = [start(folder / f"{name}.sh", env) for name in ("prefill-0", "decode-0")]
     for number, worker in enumerate(workers):
         until(lambda n=number, w=worker: _answers(port + 100 + n, w, tmp_path), f"worker {number}", 240.0)
     router = start(folder / "router.sh", env)
     until(lambda: _answers(port, router, tmp_path), "the router", 60.0)
     before = read_counters(f"http://127.0.0.1:{port + 101}")
-    body = {"model": "demo", "prompt": list(range(300, 400)), "max_tokens": 8, "ignore_eos": True, "temperature": 0}
-    answer = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body, timeout=120.0, trust_env=False)
-    answer.raise_for_status()
-    assert answer.json()["usage"]["completion_tokens"] == 8
-    moved = read_counters(f"http://127.0.0.1:{port + 101}") - before
-    assert moved.kv_transfers == 1
-    assert moved.kv_bytes > 0
-    assert moved.prompt_computed == 0
+    _serves_over_nixl(port, decoder=f"http://127.0.0.1:{port + 101}", before=before)
     pages = {name: f"http://127.0.0.1:{port + at}/metrics" for name, at in (("prefill-0", 100), ("decode-0", 101))}
     work = Workload(isl=64, osl=8, rate=4.0, duration_s=3.0)
     results = tmp_path / "attached"
@@ -112,10 +101,83 @@ def test_scripts_serve_as_they_are_and_a_lab_attaches(tmp_path: Path, start: Cal
         assert worker.poll() is None, "it is somebody else's, and goes on"
 
 
-def _answers(port: int, process: subprocess.Popen[bytes], logs: Path) -> bool:
+@pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd is not installed (Debian: etcd-server)")
+def test_dynamos_scripts_meet_at_an_etcd_and_serve(tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]) -> None:
+    port = _first_port()
+    # the scripts are for GPUs: what a CPU needs is this test's, as the lab's own engine gives it to its workers
+    buffers = json.dumps({"kv_connector": "NixlConnector", "kv_role": "kv_both", "kv_buffer_device": "cpu"})
+    on_cpu = ("--kv-transfer-config", buffers, "--distributed-executor-backend", "uni", "--enforce-eager")
+    options = EngineOptions(extra_args=on_cpu)
+    place = ("--hosts", "127.0.0.1", "--port", str(port), "--etcd", f"http://127.0.0.1:{port + 1}")
+    folder, env = _exported(tmp_path, "dynamo-shell", options, *place, engine="dynamo")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(_NO_IMAGES)
+    env |= {"PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}
+    env |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "UCX_TLS": "tcp,shm,self"}
+    env["ETCD_LEASE_TTL"] = "120"  # two cores that load models may keep a worker waiting for longer than a lease is good
+    etcd = start(_etcd(tmp_path, port + 1, port + 2), env)
+    until(lambda: _answers(port + 1, etcd, tmp_path), "etcd", 30.0)
+    frontend = start(folder / "frontend.sh", env)
+    cores = sorted(os.sched_getaffinity(0))
+    workers = [
+        start(folder / f"{name}.sh", {**env, "VLLM_CPU_OMP_THREADS_BIND": str(core)})
+        for name, core in (("prefill-0", cores[0]), ("decode-0", cores[-1]))
+    ]
+    for number, worker in enumerate(workers):
+        until(lambda n=number, w=worker: _answers(port + 300 + n, w, tmp_path), f"worker {number}", 240.0)
+    until(lambda: _answers(port, frontend, tmp_path, "/v1/models", "demo"), "the model", 60.0)
+    decoder = f"http://127.0.0.1:{port + 301}"
+    _serves_over_nixl(port, decoder=decoder, before=read_counters(decoder))
+    workers[1].send_signal(signal.SIGTERM)
+    workers[1].wait(timeout=60.0)
+    until(lambda: not _answers(port, frontend, tmp_path, "/v1/models", "demo"), "the frontend to miss the decode worker", 60.0)
+
+
+def _exported(
+    tmp_path: Path, target: str, options: EngineOptions, *words: str, engine: str = "vllm"
+) -> tuple[Path, dict[str, str]]:
+    """The folder that a measured split was exported to, and what a script's environment has to have."""
+    facts = {"model": {**asdict(Model("demo")), "name": "demo"}, "served": {"max_model_len": 2048, "dtype": "float32"}}
+    saved_run(tmp_path / "results", "mine", ("1P1D",), manifest={**facts, "engine": engine, "options": asdict(options)})
+    model = prepare(Model("demo"), tmp_path / "model", isl_osl_max=2048)
+    folder = tmp_path / "deployed elsewhere"
+    argv = ["export-deployment", "mine", "--to", target, "--output", str(folder), *words, "--dummy-weights"]
+    assert main([*argv, "--results", str(tmp_path / "results")]) == 0
+    assert str(tmp_path) not in "".join(path.read_text() for path in folder.iterdir())
+    return folder, {"PYTHON": str(engine_python()), "MODEL": model.path, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+
+
+def _etcd(tmp_path: Path, port: int, peers: int) -> Path:
+    """A script that starts etcd on the loopback address."""
+    clients, members = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{peers}"
+    words = [
+        *("exec", "etcd", "--data-dir", str(tmp_path / "kept-by-etcd"), "--initial-cluster", f"default={members}"),
+        *("--listen-client-urls", clients, "--advertise-client-urls", clients),
+        *("--listen-peer-urls", members, "--initial-advertise-peer-urls", members),
+    ]
+    script = tmp_path / "etcd.sh"
+    script.write_text(f"#!/bin/sh\n{shlex.join(words)}\n")
+    script.chmod(0o755)
+    return script
+
+
+def _serves_over_nixl(port: int, *, decoder: str, before: Counters) -> None:
+    """A request is answered; its KV cache was moved and its prompt not computed again."""
+    body = {"model": "demo", "prompt": list(range(300, 400)), "max_tokens": 8, "ignore_eos": True, "temperature": 0}
+    answer = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body, timeout=120.0, trust_env=False)
+    answer.raise_for_status()
+    assert answer.json()["usage"]["completion_tokens"] == 8
+    moved = read_counters(decoder) - before
+    assert moved.kv_transfers == 1
+    assert moved.kv_bytes > 0
+    assert moved.prompt_computed == 0
+
+
+def _answers(port: int, process: subprocess.Popen[bytes], logs: Path, path: str = "/health", says: str = "") -> bool:
     assert process.poll() is None, "\n".join(path.read_text(errors="replace")[-3000:] for path in logs.glob("*.log"))
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5.0, trust_env=False).status_code == 200
+        answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=5.0, trust_env=False)
+        return answer.status_code == 200 and says in answer.text
     except httpx.HTTPError:
         return False
 
@@ -124,7 +186,7 @@ def _first_port() -> int:
     """A port with which all those that follow it are free now."""
     for first in range(21000 + os.getpid() % 500 * 20, 60000, 20):
         try:
-            for port in (first, first + 1, first + 100, first + 101, first + 1000, first + 1001):
+            for port in (first, first + 1, first + 2, *(first + at + n for at in (100, 300, 1000) for n in (0, 1))):
                 with socket.socket() as taken:
                     taken.bind(("127.0.0.1", port))
         except OSError:
@@ -155,6 +217,16 @@ def test_dynamos_own_parser_takes_the_arguments(tmp_path: Path, topology: str) -
         }  # fmt: skip
 
 
+_NO_IMAGES = """
+import importlib.util
+import sys
+import types
+
+if importlib.util.find_spec("torchvision") is None:
+    module = types.ModuleType("transformers.models.qwen2_vl.image_processing_qwen2_vl")
+    module.smart_resize = None
+    sys.modules[module.__name__] = module
+"""
 _PARSE = """
 import json
 import sys

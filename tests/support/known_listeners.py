@@ -18,4 +18,10 @@ KNOWN = (
         "The browser of the tests",
         "Chromium listens for multicast names of its network; the lab does not start it.",
     ),
+    Known(
+        re.compile(r"-m dynamo\.vllm"),
+        "Dynamo, of exported scripts",
+        "Their workers (`python -m dynamo.vllm`) publish events on all addresses; the lab's own connect to an exchange instead. "
+        "Keep the ports inside a network that you trust.",
+    ),
 )
