@@ -9,6 +9,7 @@ import pytest
 from labkit.errors import SpecError
 from labkit.serve.cluster import Cluster, allot, checked_placement, join, member_at
 from labkit.serve.hardware import Node, assign
+from labkit.spec import Role, Topology
 from tests.support.fake_engine import fake_gpu, fake_node
 
 
@@ -31,6 +32,16 @@ def test_spread_deals_workers_in_turn_and_pack_fills_a_node_first():
     assert homes([1, 1, 1, 1], cluster(4, 4)) == ["n0", "n1", "n0", "n1"]
     assert homes([1, 1, 1, 1, 1], cluster(4, 4, placement="pack")) == ["n0", "n0", "n0", "n0", "n1"]
     assert homes([1], cluster(8, 2, placement="pack")) == ["n1"], "the fullest that it fits on"
+
+
+@pytest.mark.parametrize(
+    ("placement", "on_the_first"),
+    [("spread", [Role.PREFILL, Role.DECODE]), ("pack", [Role.PREFILL, Role.PREFILL])],
+)
+def test_prefill_and_decode_lie_beside_or_apart_from_each_other(placement: str, on_the_first: list[Role]):
+    workers = Topology("2P2D").workers
+    where = homes([tp for _, tp in workers], cluster(2, 2, placement=placement))
+    assert [role for (role, _), home in zip(workers, where, strict=True) if home == "n0"] == on_the_first
 
 
 def test_a_tp_group_lies_on_one_node_and_goes_first():
