@@ -82,6 +82,7 @@ def registration(port: int, role: Role | None, meeting: Path | None) -> dict[str
     return {
         **rendezvous(meeting),
         "DYN_SYSTEM_PORT": str(port),
+        "DYN_SYSTEM_USE_ENDPOINT_HEALTH_STATUS": '["generate"]',  # without it the mocker is never ready
         "DYN_NAMESPACE": "labkit-aggregated" if role in (None, Role.AGGREGATED) else "labkit-disaggregated",
         "DYN_GRACEFUL_SHUTDOWN_GRACE_PERIOD_SECS": "1",  # between unregistering and the end: the frontend hears of it at once
         "PYTHONHASHSEED": "0",  # prefixes hash alike in every worker
