@@ -163,6 +163,8 @@ def test_compare_on_times_fitted_to_measured_runs_says_how_well_they_foretell_ea
     ("notebook", "kind", "words"),
     [
         ("03_prefill_saturation", "prefill", "workers that pretend send no spans and compute on no device"),
+        ("04_split_search", "search", "Simulated workers send no spans: no worker told of any request"),
+        ("07_interference", "interference", "no advice, as it is not known what prefills do there (no request spans"),
         ("08_independent_scaling", "scaling", "simulated, not measured: the workers compute nothing"),
     ],
 )
@@ -174,9 +176,8 @@ def test_the_experiments_take_simulated_workers_and_say_what_these_cannot_tell(
     (info,) = list_runs(tmp_path)
     run = open_run(info.path)
     assert (run.status, run.manifest["engine"], info.kind, info.simulated) == ("finished", "mocker", kind, True)
-    assert set(run.records().requests["outcome"].to_pylist()) == ({"ok"} if kind == "scaling" else set()), (
-        "a profile is only read"
-    )
+    outcomes = set(run.records().requests["outcome"].to_pylist())
+    assert outcomes == (set() if kind == "prefill" else {"ok"}), "for a saturation a profile is only read"
     assert words in " ".join(said.split())
     assert "ended meanwhile" not in said, "workers were let go by re-splits"
     assert "Simulated, not measured" in next((run.path / "figures").glob("*.svg")).read_text(encoding="utf-8")
