@@ -9,10 +9,14 @@ import threading
 import httpx
 import pytest
 
+from labkit.experiments.prefill_limits import set_prefill_limits
 from labkit.lab import Lab
 from labkit.measure.join import join_spans
+from labkit.measure.steps import prefill_steps
 from labkit.serve.counters import read_counters
+from labkit.serve.deployment import Deployment
 from labkit.spec import Role, Workload
+from tests.support.prefill import swept
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.engine
@@ -114,3 +118,22 @@ def test_every_request_is_joined_to_its_worker_and_prefill(aggregated: Lab) -> N
     assert 0 < summary["kv_transfers"] <= len(ids) + 2, "those within the window: a slow machine ends some after it"
     assert summary["ttft_p50_s"] is not None
     assert summary["itl_p50_s"] is not None
+
+
+def test_a_knee_becomes_the_limit_of_the_prefill_workers_steps(aggregated: Lab) -> None:
+    aggregated.resplit("1P1D")
+    there = aggregated.deployment
+    assert isinstance(there, Deployment)
+    options = there.options
+    (prefill,) = (name for name, role in there.roles.items() if role is Role.PREFILL)
+    try:
+        done = set_prefill_limits(aggregated, swept((128,)))  # its knee is one prompt of 128 tokens
+        assert [place.name for place in done.plan.starts] == [prefill], "the decode worker goes on"
+        measured = aggregated.measure(Workload(isl=128, osl=4, arrivals="burst:80@0.1/2", duration_s=2.0))  # eight come together
+        (limited,) = (worker for worker in there.workers if worker.name == prefill)
+        assert "Chunked prefill is enabled with max_num_batched_tokens=128" in limited.tree.log.read_text()
+    finally:
+        aggregated.change(options=options)
+    assert set(measured.counts) == {"ok"}
+    steps = prefill_steps(aggregated.run.digest())[measured.window.measurement]
+    assert {(step.worker, step.prompts) for step in steps} == {(prefill, 1)}
