@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from labkit.dashboard.form import Line, W, button, let_go, row
+from labkit.dashboard.form import Line, W, button, row
 from labkit.harmless import escaped
 from labkit.live.sample import RouterFault
 
@@ -16,6 +16,8 @@ _Fallen = tuple[str, str, tuple[str, ...] | None]
 class HealthView:
     """``widget`` is to be displayed; it takes no room while all is well.
 
+    A browser keeps something of every widget that it has shown: cards that are of nothing any more are hidden, and used again.
+
     Args:
         on_restart: called with the name of a worker that is to come back.
         on_router: called where another router is wanted.
@@ -23,8 +25,14 @@ class HealthView:
 
     def __init__(self, on_restart: Callable[[str], object], on_router: Callable[[], object]) -> None:
         self._on_restart, self._on_router = on_restart, on_router
-        self._cards: dict[_Fallen, Any] = {}
+        self._all: list[_Card] = []
         self.widget = W.VBox(layout=W.Layout(width="100%"))
+
+    @property
+    def cards(self) -> tuple[Any, ...]:
+        """The widgets that are shown, from above: the text, a router's last words, and a row with the button."""
+        shown = (card for card in self._all if card.of is not None)
+        return tuple(card.widget for card in sorted(shown, key=lambda card: int(card.widget.layout.order)))
 
     def show(self, dead: Sequence[tuple[str, str]], router: RouterFault | None = None, *, busy: bool) -> None:
         """Show these workers, each with its cause, and the router. A card stays the same widget while what it is of is dead:
@@ -37,29 +45,65 @@ class HealthView:
         """
         wanted: list[_Fallen] = [(router.name, router.cause, router.log)] if router is not None else []
         wanted += [(name, cause, None) for name, cause in dead]
-        for gone in self._cards.keys() - set(wanted):
-            let_go(self._cards.pop(gone))
-        for fallen in wanted:
-            if fallen not in self._cards:
-                self._cards[fallen] = self._card(*fallen)
-            self._cards[fallen].children[-1].children[0].disabled = busy and fallen[2] is None
-        if (cards := tuple(self._cards[key] for key in wanted)) != self.widget.children:
-            self.widget.children = cards
+        for card in self._all:
+            if card.of is not None and card.of not in wanted:
+                card.clear()
+        of = {card.of: card for card in self._all if card.of is not None}
+        spare = [card for card in self._all if card.of is None]
+        for place, fallen in enumerate(wanted):
+            card = of.get(fallen) or (spare.pop() if spare else self._another())
+            card.tell(fallen, place, busy=busy)
 
-    def _card(self, name: str, cause: str, log: tuple[str, ...] | None) -> Any:
+    def _another(self) -> _Card:
+        self._all.append(card := _Card(self._on_restart, self._on_router))
+        self.widget.children = (*self.widget.children, card.widget)
+        return card
+
+
+class _Card:
+    """``of`` is what it is of; ``None``: it is hidden."""
+
+    def __init__(self, on_restart: Callable[[str], object], on_router: Callable[[], object]) -> None:
+        self.of: _Fallen | None = None
+        self._on_restart, self._on_router = on_restart, on_router
+        self._line, self._log = Line(), W.HTML()
+        self._again = button("", "refresh", "", "danger")
+        self._again.on_click(lambda _: self._press())
+        self.widget = W.VBox([self._line.widget, self._log, row(self._again)], layout=W.Layout(width="100%"))
+
+    def tell(self, fallen: _Fallen, place: int, *, busy: bool) -> None:
+        """Be of this, so many cards from above."""
+        name, cause, log = fallen
+        self._again.disabled, self.widget.layout.order = busy and log is None, str(place)
+        if fallen == self.of:
+            return
+        self.of = fallen
         told = cause if cause.startswith(name) else f"{name} is dead: {cause}"
         if log is None:
-            again = button(f"Restart {name}", "refresh", f"Start {name} again while the others and the load go on", "danger")
-            again.on_click(lambda _: self._on_restart(name))
-            parts = [Line(told, "bad").widget]
+            self._again.description = f"Restart {name}"
+            self._again.tooltip = f"Start {name} again while the others and the load go on"
         else:
-            words = "Bring up another router over the workers that live; none of them starts again, and the load goes on"
-            again = button("New router", "refresh", words, "danger")
-            again.on_click(lambda _: self._on_router())
-            parts = [Line(f"{told}. No request is served until there is another.", "bad").widget]
-            if log:
-                said = escaped("\n".join(log))
-                parts.append(W.HTML(f'<pre class="lk-last" title="the last lines of its log" tabindex="0">{said}</pre>'))
-        card = W.VBox([*parts, row(again)], layout=W.Layout(width="100%"))
-        card.add_class("lk-fallen")
-        return card
+            told = f"{told}. No request is served until there is another."
+            self._again.description = "New router"
+            self._again.tooltip = (
+                "Bring up another router over the workers that live; none of them starts again, and the load goes on"
+            )
+        said = escaped("\n".join(log or ()))
+        self._log.value = f'<pre class="lk-last" title="the last lines of its log" tabindex="0">{said}</pre>' if said else ""
+        self._log.layout.display = None if said else "none"
+        self._line.say(told, "bad")
+        self.widget.layout.display = None
+        self.widget.add_class("lk-fallen")
+
+    def clear(self) -> None:
+        """Be of nothing."""
+        self.of = None
+        self.widget.layout.display = "none"
+        self.widget.remove_class("lk-fallen")
+        self._line.say("")
+        self._log.value = ""
+
+    def _press(self) -> None:
+        if self.of is not None:
+            name, _, log = self.of
+            self._on_restart(name) if log is None else self._on_router()

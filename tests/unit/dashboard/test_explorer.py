@@ -226,21 +226,21 @@ def test_a_dead_worker_is_told_with_its_cause_left_out_and_can_be_restarted(expl
     lab = explorer.exploration.lab
     victim, other = lab.deployment.workers
     os.kill(victim.tree.pid, signal.SIGKILL)
-    until(lambda: explorer.health.widget.children, "the word of its death", 30)
+    until(lambda: explorer.health.cards, "the word of its death", 30)
     until(lambda: str(lab.deployment.topology) == "1A", "the other that serves alone", 30)
     idle(explorer)
     assert explorer.exploration.running, "the load goes on"
     until(lambda: explorer.watch.latest is not None and explorer.watch.latest.topology == "1A", "the split on the charts", 30)
-    fallen: Any = explorer.health.widget.children[0]
+    fallen: Any = explorer.health.cards[0]
     assert "w0 died while serving: it was killed by SIGKILL" in fallen.children[0].value
     assert explorer.split is not None
     assert f"<b>{other.name}</b>" in explorer.split._strip.value, "what serves is called by its name"
-    until(lambda: not fallen.children[1].children[0].disabled, "the restart's button", 30)
-    fallen.children[1].children[0].click()
+    until(lambda: not fallen.children[-1].children[0].disabled, "the restart's button", 30)
+    fallen.children[-1].children[0].click()
     idle(explorer)
     assert str(lab.deployment.topology) == "2A"
     assert all(worker.tree.alive for worker in lab.deployment.workers)
-    until(lambda: not explorer.health.widget.children, "the end of the alarm", 30)
+    until(lambda: not explorer.health.cards, "the end of the alarm", 30)
     assert explorer.exploration.running
     assert any(event.kind == "fault" and "w0 died" in event.text for event in explorer.charts.history.events)
 
@@ -252,13 +252,13 @@ def test_a_dead_router_is_told_with_its_last_words_and_another_takes_over_withou
     with lab.deployment.front.tree.log.open("a") as log:
         log.write("\x1b[31mlast words <b>\x1b[0m\n")
     os.kill(lab.deployment.front.tree.pid, signal.SIGKILL)
-    until(lambda: explorer.health.widget.children, "the word of its death", 30)
-    (fallen,) = explorer.health.widget.children
+    until(lambda: explorer.health.cards, "the word of its death", 30)
+    (fallen,) = explorer.health.cards
     assert "router0 died: it was killed by SIGKILL. No request is served" in fallen.children[0].value
     assert fallen.children[1].value.endswith("last words &lt;b&gt;</pre>")
     assert explorer.exploration.running, "the load goes on"
     fallen.children[-1].children[0].click()
-    until(lambda: not explorer.health.widget.children, "the end of the alarm", 30)
+    until(lambda: not explorer.health.cards, "the end of the alarm", 30)
     idle(explorer)
     assert (lab.deployment.epoch, lab.deployment.verified) == (1, True)
     assert [worker.tree.pid for worker in lab.deployment.workers] == pids, "no worker started again"
